@@ -1,0 +1,1 @@
+"""The Ray actors (rollout, reward, learner) and the engines and weight channels inside them."""

@@ -1,0 +1,118 @@
+"""The learner actor: one rank of the learner group, and rank 0's side of the weight channels.
+
+`step`, `publish`, `perturb`, `restore` and `save` are collective: the group calls them on every rank in the same
+order. `send` runs in a thread of its own beside the next step: what it sends is a snapshot that nothing changes.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from actors.engine import ChannelAddress
+from actors.weight_channel import WeightSender, listen
+from learners.batch import TrainBatch
+from learners.learner import Learner
+from learners.process_group import join_process_group
+from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.weights import WeightManifest, WeightTruth
+
+
+class LearnerWorker:
+    """Wrapped with `ray.remote` by the learner group; `send` and `open_sender` belong to its `io` threads."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank = rank
+        self._world_size = world_size
+        self._learner: Learner | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._snapshot: tuple[WeightManifest, Mapping[str, torch.Tensor]] | None = None
+        self._senders: dict[str, WeightSender] = {}
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Host and a free port at which the ranks may meet (asked of rank 0)."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return host, probe.getsockname()[1]
+
+    def start(
+        self,
+        model: str,
+        algorithm: AlgorithmSettings,
+        trainer: TrainerSettings,
+        *,
+        temperature: float,
+        device: Literal["cpu", "gpu"],
+        rendezvous: tuple[str, int],
+    ) -> None:
+        """Join the group and load the model."""
+        host, port = rendezvous
+        # Ray shows each rank its own GPU alone: it is number 0 there.
+        on = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
+        join_process_group(self._rank, self._world_size, host, port, on, trainer.step_timeout_s)
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._learner = Learner(
+            model,
+            algorithm,
+            trainer,
+            temperature=temperature,
+            rank=self._rank,
+            world_size=self._world_size,
+            device=on,
+        )
+
+    def step(self, batch: TrainBatch) -> dict[str, float]:
+        """One training step on the whole batch, of which this rank takes its share."""
+        return self.learner.step(batch)
+
+    def publish(self, version: int, probe_ids: Sequence[int]) -> WeightTruth | None:
+        """Gather the weights as `version` and keep them for `send`; rank 0 answers with the truth about them."""
+        manifest, tensors = self.learner.snapshot(version)
+        truth = self.learner.truth(manifest, tensors, probe_ids)
+        if self._rank != 0:
+            return None
+        self._snapshot = (manifest, tensors)
+        return truth
+
+    def open_sender(self, engine: str, backend: str, workers: int, timeout_s: float) -> ChannelAddress:
+        """Listen for this engine's workers; they join while `send` or the first transfer waits for them."""
+        sender = listen(backend, workers=workers, timeout_s=timeout_s)
+        self._senders[engine] = sender
+        return sender.address
+
+    def connect_sender(self, engine: str) -> None:
+        """Complete the channel once the engine's workers join; runs while the engine opens its side."""
+        self._senders[engine].connect()
+
+    def send(self, engine: str) -> None:
+        """Send the last published snapshot to this engine."""
+        if self._snapshot is None:
+            raise RuntimeError("nothing was published yet")
+        self._senders[engine].send(*self._snapshot)
+
+    def perturb(self, seed: int, scale: float) -> None:
+        self.learner.perturb(seed, scale)
+
+    def restore(self) -> None:
+        self.learner.restore()
+
+    def save(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint, atomically."""
+        assert self._tokenizer is not None, "start() comes first"
+        self.learner.save(folder, self._tokenizer)
+
+    def shutdown(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
+
+    @property
+    def learner(self) -> Learner:
+        if self._learner is None:
+            raise RuntimeError("start() comes first")
+        return self._learner

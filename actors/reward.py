@@ -1,0 +1,31 @@
+"""The reward worker: the actor in which finished answers are scored.
+
+A plain class, so that tests and other programs use it as it is; the orchestrator wraps it with
+``ray.remote(num_cpus=...)(RewardWorker)``. It holds a pool of child processes and no other state: an answer scored
+twice, because an actor died, gets the same verdict.
+"""
+
+from collections.abc import Sequence
+
+from rewards.child_pool import ChildPool
+from rewards.response import Response, Score
+from rewards.settings import RewardSettings
+
+
+class RewardWorker:
+    """Scores responses under the limits of `settings`. May be called concurrently (`max_concurrency` above 1)."""
+
+    def __init__(self, settings: RewardSettings) -> None:
+        self._pool = ChildPool(settings)
+
+    def warm_up(self) -> None:
+        """Wait until every child can score. Raises: RewardSetupError, one line, where the terms cannot work."""
+        self._pool.warm_up()
+
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """One score for each response, in order; a response whose scoring failed carries the reason."""
+        return self._pool.score(responses)
+
+    def close(self) -> None:
+        """Kill the children. They also die with this actor's process."""
+        self._pool.close()

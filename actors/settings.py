@@ -1,0 +1,63 @@
+"""The actors' part of a recipe: `rollout` and `weight_sync`.
+
+Frozen pydantic models without behaviour; rules that cross sections are checked in `orchestrator.rules`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RolloutSettings(Section):
+    engine: Literal["vllm", "torch"] = "vllm"
+    """`torch` is the small exact reference engine: slow, for tests and odd decode loops."""
+    workers: int = Field(1, ge=1)
+    """Engines, each in an actor of its own."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs of one engine."""
+    group_size: int = Field(8, ge=1)
+    """Answers sampled for each prompt."""
+    max_prompt_tokens: int = Field(512, ge=1)
+    max_response_tokens: int = Field(512, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0 keeps the whole vocabulary."""
+    max_staleness: int = Field(1, ge=0)
+    """Bound on (learner's version - version that sampled a token) in training; 0 is synchronous."""
+    max_running: int = Field(128, ge=1)
+    """Answers decoded at the same time by one engine."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    gpu_memory_utilization: float = Field(0.8, gt=0, lt=1)
+    kv_cache_gib: float = Field(0.5, gt=0)
+    """KV cache of one engine on CPU, GiB."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one engine's forward pass, where there is no GPU."""
+    answer_timeout_s: float = Field(600.0, gt=0)
+    """Deadline of one answer; a worker that misses it is taken out and its answers are sampled elsewhere."""
+    start_timeout_s: float = Field(600.0, gt=0)
+
+
+class WeightSyncSettings(Section):
+    """How each sync is attested before an engine serves the new weights."""
+
+    drill: bool = True
+    """Open the run with a visible perturbation that is sent, attested, taken back and attested again."""
+    drill_scale: float = Field(0.1, gt=0)
+    """Size of that perturbation, in standard deviations of each tensor."""
+    probe_tokens: int = Field(64, ge=2)
+    """Length of the probe sequence whose logprobs engine and learner must agree on."""
+    tolerance_mean: float = Field(0.05, gt=0)
+    """Largest accepted mean |engine - learner| logprob gap on the probe, nats."""
+    tolerance_max: float = Field(0.5, gt=0)
+    """Largest accepted gap on one probe token, nats."""
+    alarm_factor: float = Field(3.0, gt=1)
+    """The gap's alarm rings when it exceeds this many times its early median."""
+    timeout_s: float = Field(300.0, gt=0)
+    """Deadline of one sync of one engine."""

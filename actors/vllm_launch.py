@@ -1,0 +1,129 @@
+"""Starts vLLM: the engine's settings translated into vLLM's arguments and environment.
+
+vLLM reads much of its set-up from the environment, at import and when it spawns the engine's process. `launched`
+sets that environment, starts, and puts it back, so that it reaches this engine and no other child of the process.
+
+On the CPU:
+- worker and scheduler share one process (the uni-processor executor). vLLM's default there is one process each,
+  joined by a busy-waiting queue: a second import of everything at start, and a core that spins while it waits. Its
+  reason is that thread binding is set up for a spawned worker alone; here the binding is made before the spawn.
+- a prefill is never split. A seeded request whose prefill is split makes vLLM 0.32 rewind its random generator,
+  which CPU generators cannot do: the engine dies.
+- the size of the KV cache is given, so that vLLM skips the profiling run by which it would guess it.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from actors.engine import EngineSettings
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_MAX_BATCHED_TOKENS = 8192
+"""Tokens of one forward pass, over all requests."""
+
+
+def launch(settings: EngineSettings) -> "AsyncLLM":
+    """Start vLLM with this model; blocks until it is ready to generate.
+
+    Raises:
+        Whatever vLLM raises on a model that it cannot load; nothing is left running.
+    """
+    with _environment(_variables(settings)), _bound_to(settings.cpu_cores):
+        # Only now: vLLM reads the environment on import.
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(_arguments(settings, on_cpu=current_platform.is_cpu()))
+
+
+def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+
+    from actors.vllm_worker_names import TIED_HEAD_REMEDY, WORKER_EXTENSION
+
+    arguments = AsyncEngineArgs(
+        model=settings.model,
+        # Token ids in, token ids out: no tokenizer is loaded.
+        skip_tokenizer_init=True,
+        # What a checkpoint's generation_config.json says about sampling is not for us: every request says it.
+        generation_config="vllm",
+        dtype=settings.dtype,
+        seed=settings.seed,
+        max_model_len=settings.context_length,
+        max_num_seqs=settings.max_running,
+        max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length),
+        tensor_parallel_size=settings.tensor_parallel,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        worker_extension_cls=WORKER_EXTENSION,
+        weight_transfer_config=WeightTransferConfig(backend=f"paceline_{settings.transfer}"),
+        additional_config={TIED_HEAD_REMEDY: settings.tied_head_remedy},
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+    if on_cpu:
+        arguments.enforce_eager = True
+        arguments.enable_chunked_prefill = False
+        arguments.kv_cache_memory_bytes = int(settings.kv_cache_gib * 2**30)
+        arguments.distributed_executor_backend = "uni" if settings.tensor_parallel == 1 else "mp"
+    else:
+        arguments.gpu_memory_utilization = settings.gpu_memory_utilization
+    return arguments
+
+
+def _variables(settings: EngineSettings) -> dict[str, str]:
+    return {
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(settings.start_timeout_s)),
+        # Without it vLLM replaces the uni-processor executor on the CPU; it changes nothing else for an AsyncLLM.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if settings.tensor_parallel == 1 else "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(settings.threads),
+    }
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """The environment with these variables, and afterwards as it was: vLLM adds some of its own."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _bound_to(cores: str | None) -> Iterator[None]:
+    """Bind this thread, and so the processes that it spawns, to these cores."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, parse_cores(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def parse_cores(cores: str) -> set[int]:
+    """``"0,2-3"`` as {0, 2, 3}.
+
+    Raises:
+        ValueError: it is not such a list.
+    """
+    try:
+        spans = [part.split("-") for part in cores.split(",")]
+        return {core for span in spans for core in range(int(span[0]), int(span[-1]) + 1)}
+    except ValueError:
+        raise ValueError(f"cpu_cores={cores!r} is no list of cores: write it like '0,2-3'") from None

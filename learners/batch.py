@@ -1,0 +1,67 @@
+"""What the learner trains on: frozen sequences of tokens with everything that the loss needs beside them.
+
+Invariants, held by `TrainSequence.__post_init__`: the response part of every per-token field has the same length;
+prompt tokens carry no loss. A batch keeps the order in which it was built, so that a seeded run repeats.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One answer with its prompt. R = number of response tokens.
+
+    Attributes:
+        sequence_id: the trajectory's id.
+        prompt_ids: token ids of the prompt.
+        response_ids: [R] token ids that the policy sampled.
+        behaviour_logprobs: [R] log-probability of each sampled token under the weights and engine that sampled it.
+        versions: [R] weight version that sampled each token.
+        advantages: [R] advantage of each token.
+        loss_mask: [R] True where the token takes loss.
+    """
+
+    sequence_id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    behaviour_logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    advantages: tuple[float, ...]
+    loss_mask: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        length = len(self.response_ids)
+        for name in ("behaviour_logprobs", "versions", "advantages", "loss_mask"):
+            if len(getattr(self, name)) != length:
+                raise ValueError(
+                    f"{self.sequence_id}: {name} has {len(getattr(self, name))} entries for {length} response tokens"
+                )
+        if not self.prompt_ids or not length:
+            raise ValueError(f"{self.sequence_id}: a sequence to train on needs a prompt and a response")
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+    @property
+    def loss_tokens(self) -> int:
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """The sequences of one training step, in order.
+
+    Attributes:
+        version: the learner's version when the batch was built: staleness of a token = version - its own.
+    """
+
+    version: int
+    sequences: tuple[TrainSequence, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(s) for s in self.sequences)
+
+    @property
+    def loss_tokens(self) -> int:
+        return sum(s.loss_tokens for s in self.sequences)

@@ -1,0 +1,117 @@
+"""Log-probabilities of chosen tokens from hidden states, without ever holding all logits.
+
+The head's product and the softmax run over chunks of tokens; the backward pass computes each chunk's logits
+again. So memory is chunk x V, not N x V, for the price of one more product with the head.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+CHUNK_ELEMENTS = 1 << 24
+"""Float32 logits held at once (64 MiB); the chunk's token count follows from the vocabulary's size."""
+
+
+class TokenLogprobs(NamedTuple):
+    """Per predicted token: `logprobs` [N] float32, differentiable; `entropy` [N] float32 of the whole
+    distribution, in nats, without gradient."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> TokenLogprobs:
+    """log softmax(head(hidden) / temperature) at `targets`.
+
+    The product runs in the dtype of its inputs, everything after it in float32: as inference engines do.
+
+    Args:
+        hidden: [N, d]; head_weight: [V, d]; head_bias: [V] or None; targets: [N] int64.
+        temperature: what the logits are divided by; behaviour logprobs are of the distribution at the
+            sampling temperature, and only logprobs at the same one compare with them.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(
+            f"temperature {temperature} has no logprobs: sample at one above 0 to train on the answers"
+        )
+    chunk = max(1, chunk_elements // head_weight.shape[0])
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, head_weight, head_bias, targets, temperature, chunk)
+    return TokenLogprobs(logprobs, entropy)
+
+
+def _scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        count = hidden.shape[0]
+        logprobs = hidden.new_empty(count, dtype=torch.float32)
+        entropy = torch.empty_like(logprobs)
+        normaliser = torch.empty_like(logprobs)
+        for start in range(0, count, chunk):
+            rows = slice(start, min(start + chunk, count))
+            logits = _scaled_logits(hidden[rows], weight, bias, temperature)
+            total = logits.logsumexp(-1)
+            normaliser[rows] = total
+            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - total
+            probabilities = (logits - total[:, None]).exp_()
+            entropy[rows] = total - torch.linalg.vecdot(probabilities, logits)
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        ctx.temperature, ctx.chunk = temperature, chunk  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
+        temperature: float = ctx.temperature  # type: ignore[attr-defined]
+        chunk: int = ctx.chunk  # type: ignore[attr-defined]
+        upstream = grads[0] / temperature
+        grad_hidden = torch.empty_like(hidden)
+        # Summed over chunks in float32: bfloat16 would lose the small ones.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        for start in range(0, hidden.shape[0], chunk):
+            rows = slice(start, min(start + chunk, hidden.shape[0]))
+            logits = _scaled_logits(hidden[rows], weight, bias, temperature)
+            # d logprob / d logits = onehot(target) - softmax
+            slope = logits.sub_(normaliser[rows, None]).exp_().neg_()
+            slope.scatter_add_(-1, targets[rows, None], torch.ones_like(normaliser[rows, None]))
+            slope.mul_(upstream[rows, None])
+            narrow = slope.to(weight.dtype)
+            grad_hidden[rows] = narrow @ weight
+            grad_weight += narrow.T @ hidden[rows]
+            if grad_bias is not None:
+                grad_bias += slope.sum(0)
+        return (
+            grad_hidden,
+            grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+            None,
+            None,
+            None,
+        )

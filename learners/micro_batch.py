@@ -1,0 +1,118 @@
+"""From the sequences of a training batch to the tensors of one forward pass.
+
+Only trained tokens get an entry: everything downstream of the model is [N], N = tokens with `loss_mask`, in
+the order of the packed row, and knows no masks. A micro-batch without sequences still holds a row (two
+tokens, N = 0), because its rank must run the same collectives as the others.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learners.aggregation import BatchCounts
+from learners.batch import TrainSequence
+from learners.packing import PackedSequences, pack, plan_micro_batches
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicroBatch:
+    """One packed row and its N trained tokens.
+
+    Attributes:
+        packed: prompts and answers, on the CPU.
+        positions: [N] place in the row of the token before each trained one, ascending.
+        sequence: [N] index of each token's sequence within the row.
+        behaviour: [N] float32 behaviour logprobs.
+        advantages: [N] float32.
+        staleness: [N] float32, the batch's version minus the token's.
+    """
+
+    packed: PackedSequences
+    positions: Tensor
+    sequence: Tensor
+    behaviour: Tensor
+    advantages: Tensor
+    staleness: Tensor
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The [N] tensors on a device; the row moves in the model's forward."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("sequence", "behaviour", "advantages", "staleness")
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """One optimizer step: this rank's micro-batches, and the counts over all ranks."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    counts: BatchCounts
+
+
+def cut_minibatches(
+    sequences: Sequence[TrainSequence],
+    *,
+    version: int,
+    minibatches: int,
+    token_budget: int,
+    rank: int,
+    ranks: int,
+) -> tuple[MiniBatch, ...]:
+    """Cut a batch into optimizer steps, in order and of even sequence counts, and take this rank's share of
+    each.
+
+    Sequences without a trained token are left out; fewer sequences than minibatches give fewer minibatches.
+
+    Raises:
+        ValueError: no token takes loss, or a sequence exceeds the token budget.
+    """
+    trained = [sequence for sequence in sequences if sequence.loss_tokens]
+    if not trained:
+        raise ValueError("no token of this batch takes loss: there is nothing to train on")
+    steps = min(minibatches, len(trained))
+    bounds = [len(trained) * step // steps for step in range(steps + 1)]
+    cut = []
+    for begin, end in itertools.pairwise(bounds):
+        members = trained[begin:end]
+        plan = plan_micro_batches([len(sequence) for sequence in members], token_budget, ranks)[rank]
+        counts = BatchCounts(sum(sequence.loss_tokens for sequence in members), len(members))
+        rows = tuple(micro_batch([members[index] for index in row], version) for row in plan)
+        cut.append(MiniBatch(rows, counts))
+    return tuple(cut)
+
+
+def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
+    """Pack sequences and line up what belongs to their trained tokens."""
+    packed = pack([sequence.prompt_ids + sequence.response_ids for sequence in sequences] or [(0, 0)])
+    positions: list[int] = []
+    owners: list[int] = []
+    behaviour: list[float] = []
+    advantages: list[float] = []
+    staleness: list[int] = []
+    start = 0
+    for index, sequence in enumerate(sequences):
+        # The first response token is predicted at the last prompt token.
+        first = start + len(sequence.prompt_ids) - 1
+        for place, takes_loss in enumerate(sequence.loss_mask):
+            if takes_loss:
+                positions.append(first + place)
+                owners.append(index)
+                behaviour.append(sequence.behaviour_logprobs[place])
+                advantages.append(sequence.advantages[place])
+                staleness.append(version - sequence.versions[place])
+        start += len(sequence)
+    return MicroBatch(
+        packed=packed,
+        positions=torch.tensor(positions, dtype=torch.int64),
+        sequence=torch.tensor(owners, dtype=torch.int64),
+        behaviour=torch.tensor(behaviour, dtype=torch.float32),
+        advantages=torch.tensor(advantages, dtype=torch.float32),
+        staleness=torch.tensor(staleness, dtype=torch.float32),
+    )

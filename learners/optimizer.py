@@ -1,0 +1,87 @@
+"""AdamW over sharded parameters, with warm-up and clipping by the global gradient norm.
+
+Invariants: gradients are sums over all ranks when `update` is called (FSDP2 guarantees it after backward),
+so the norm and the update are those of one process that holds everything. Optimizer state exists from the
+start, so that a checkpoint of step 0 is a checkpoint like any other.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from learners.settings import TrainerSettings
+from learners.sharding import local_shard
+
+
+class ShardedAdamW:
+    """Decoupled weight decay (AdamW, arXiv 1711.05101), for matrices alone: norms and biases do not decay."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainerSettings) -> None:
+        self._parameters = dict(parameters)
+        self._settings = settings
+        values = list(self._parameters.values())
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [value for value in values if value.ndim >= 2]},
+                {"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        device = local_shard(values[0]).device
+        self._steps = torch.zeros((), dtype=torch.int64)
+        for value in values:
+            self._adamw.state[value] = {
+                "step": torch.zeros((), dtype=torch.float32, device=device),
+                "exp_avg": torch.zeros_like(value),
+                "exp_avg_sq": torch.zeros_like(value),
+            }
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._adamw.param_groups[0]["lr"])
+
+    @property
+    def steps(self) -> int:
+        """Training steps begun so far, over the whole life of the run."""
+        return int(self._steps)
+
+    def begin_step(self) -> None:
+        """Set the learning rate: linear over the first `warmup_steps` training steps, then constant."""
+        self._steps += 1
+        share = min(1.0, self.steps / max(1, self._settings.warmup_steps))
+        for group in self._adamw.param_groups:
+            group["lr"] = self._settings.learning_rate * share
+
+    def update(self) -> float:
+        """One optimizer step from the gradients at hand, which it clears; a collective.
+
+        An update whose gradient is not finite is left out, on all ranks alike.
+
+        Returns: the norm of the gradient before clipping.
+        """
+        grads = [local_shard(value.grad) for value in self._parameters.values() if value.grad is not None]
+        squares = torch.stack([grad.double().square().sum() for grad in grads]).sum()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(squares)
+        norm = math.sqrt(float(squares))
+        if math.isfinite(norm):
+            if norm > self._settings.max_grad_norm:
+                for grad in grads:
+                    grad.mul_(self._settings.max_grad_norm / norm)
+            self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: live tensors by name, to be saved or filled in place."""
+        state = {"steps": self._steps}
+        for name, value in self._parameters.items():
+            for key, tensor in self._adamw.state[value].items():
+                state[f"{key}.{name}"] = tensor
+        return state

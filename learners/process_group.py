@@ -1,0 +1,43 @@
+"""Joining and leaving the learner's process group. One per process; gloo on the CPU, NCCL on GPUs.
+
+Every collective of the group inherits its timeout, so a lost rank ends the others with an error, never a
+hang.
+"""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def join_process_group(
+    rank: int, world_size: int, host: str, port: int, device: torch.device, timeout_s: float
+) -> None:
+    """Meet the other ranks at rank 0's address; blocks until all are there.
+
+    Args:
+        host, port: where rank 0 listens; the port must be free there.
+        timeout_s: deadline of the meeting, and of every collective after it.
+
+    Raises:
+        RuntimeError: this process has joined a group already.
+        torch.distributed.DistError: a rank did not come in time.
+    """
+    if dist.is_initialized():
+        raise RuntimeError("this process is in a process group already: leave it first")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        init_method=f"tcp://{host}:{port}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def leave_process_group() -> None:
+    """Idempotent."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,50 @@
+"""Names for interchangeable parts: recipes choose an advantage or a surrogate by the name it was registered
+with."""
+
+import difflib
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownNameError(LookupError):
+    """Nothing is registered under a name; the message offers near misses."""
+
+
+class Registry(Generic[T]):
+    """Values of one kind by name. `kind` is the word that messages use, e.g. ``"algorithm.advantage"``."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that adds a value.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+
+        def add(value: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = value
+            return value
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """Raises: UnknownNameError."""
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            known = ", ".join(self.names())
+            raise UnknownNameError(f"{self.kind}={name!r} is unknown: {hint}choose one of {known}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)

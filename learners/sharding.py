@@ -1,0 +1,55 @@
+"""FSDP2 over a policy: what is sharded, in what precision, and how the shards are joined again.
+
+Parameters are sharded along their first dimension over all ranks of one mesh; masters, gradient sums and
+optimizer state are float32, compute is in the given dtype. Gradients are summed over ranks, not averaged:
+losses are divided by counts of the whole batch (`learners.aggregation`).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from learners.policy import Policy
+
+
+def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Shard in place: each decoder layer is one unit, the rest (embedding, norm, head) another.
+
+    Units are gathered again for the backward pass where there is something to save, i.e. beyond one rank.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    several = mesh.size() > 1
+    layer_classes = set(policy.model._no_split_modules or ())
+    units = [module for module in policy.modules() if type(module).__name__ in layer_classes]
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=precision, reshard_after_forward=several)
+    fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """This rank's part; shares memory with the whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather(state: Mapping[str, Tensor], dtype: torch.dtype, keep: bool) -> dict[str, Tensor]:
+    """Full tensors in the given dtype. A collective: every rank calls it with the same names in the same
+    order.
+
+    Args:
+        keep: whether this rank wants the result; the others join the gathers and get an empty dict.
+    """
+    full: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        narrow = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        whole = narrow.full_tensor() if isinstance(narrow, DTensor) else narrow
+        if keep:
+            # A dtype that needed no conversion, on one rank, is still the live parameter.
+            full[name] = whole.clone() if whole.data_ptr() == local_shard(tensor).data_ptr() else whole
+    return full

@@ -1,0 +1,121 @@
+"""What every actor does now, and how much of the run it stood idle.
+
+The driver says what the learner does; what the engines and rewards do is read from their handles twice a second, so
+the engines' idle time is a sampled figure. Invariant: figures cover the time from `begin` to `end` alone.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.dispatch import Dispatcher
+from orchestrator.progress import Progress
+from orchestrator.reward_client import RewardClient
+from orchestrator.rollout_fleet import RolloutFleet
+
+SAMPLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """The time since the last lap: its length, the learner's wait in it, and the tokens that engines delivered."""
+
+    seconds: float
+    waited_s: float
+    tokens: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+class Activity:
+    """Args:
+    clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fleet: RolloutFleet,
+        rewards: RewardClient,
+        dispatcher: Dispatcher,
+        progress: Progress,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._fleet, self._rewards, self._dispatcher, self._progress = fleet, rewards, dispatcher, progress
+        self._clock = clock
+        self._learner = "starts"
+        self._idle: Counter[str] = Counter()
+        self._began = self._lap_began = clock()
+        self._waited = 0.0
+        self._lap_tokens = 0
+        self._train_s = 0.0
+        self._running = False
+
+    @property
+    def train_s(self) -> float:
+        """Seconds from `begin` to `end` (or now)."""
+        return self._clock() - self._began if self._running else self._train_s
+
+    def begin(self) -> None:
+        """Training starts: count from here."""
+        self._began = self._lap_began = self._clock()
+        self._waited, self._lap_tokens, self._idle = 0.0, self._fleet.tokens, Counter()
+        self._running = True
+
+    def end(self) -> None:
+        self._train_s, self._running = self.train_s, False
+        self._learner = "done"
+
+    def lap(self) -> Lap:
+        """The time since the last call (or `begin`)."""
+        now, tokens = self._clock(), self._fleet.tokens
+        lap = Lap(now - self._lap_began, self._waited, tokens - self._lap_tokens)
+        self._lap_began, self._waited, self._lap_tokens = now, 0.0, tokens
+        return lap
+
+    @contextmanager
+    def learner(self, doing: str, *, idle: bool = False) -> Iterator[None]:
+        """The learner does this inside the block; `idle` counts it as waiting."""
+        self._learner, start = doing, self._clock()
+        try:
+            yield
+        finally:
+            if idle:
+                seconds = self._clock() - start
+                self._waited += seconds
+                self._idle["learner"] += seconds
+
+    async def watch(self) -> None:
+        """Keep the screen and the engines' idle time up to date until cancelled."""
+        last = self._clock()
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            now = self._clock()
+            for member in self._fleet.members:
+                if self._running and member.load.running == 0:
+                    self._idle[member.name] += now - last
+            last = now
+            self._progress.actors(self._doing())
+
+    def idle_fractions(self) -> dict[str, float]:
+        """Share of the training time that each actor stood idle."""
+        names = ["learner", *(member.name for member in self._fleet.members)]
+        return {name: round(self._idle[name] / self.train_s, 4) if self.train_s > 0 else 0.0 for name in names}
+
+    def _doing(self) -> dict[str, str]:
+        engines = {
+            member.name: f"{member.load.running} answers running, {member.load.waiting} waiting, "
+            f"KV cache {member.load.kv_use:.0%}, weights v{member.version}"
+            for member in self._fleet.members
+        }
+        dispatcher = self._dispatcher
+        return {
+            **engines,
+            "reward": f"{self._rewards.waiting} answers to score",
+            "buffer": f"{len(dispatcher.buffer)} groups ready, {dispatcher.in_flight} in flight",
+            "learner": self._learner,
+        }

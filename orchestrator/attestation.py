@@ -1,0 +1,99 @@
+"""Does an engine hold the weights that the learner sent? Two pure judgements, and the alarm on the gap between them.
+
+1. Checksums: what arrived equals what was sent, tensor by tensor. Catches a damaged or incomplete transfer.
+2. Probe: the engine's logprobs of a fixed sequence equal the learner's own forward within a tolerance. Catches what a
+   checksum cannot see: a wrong name, a stale packed copy, a half-applied update.
+A small update hides inside the probe's tolerance, therefore the run opens with a drill whose update does not
+(`weight_bus.WeightBus.drill`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from actors.rollout import Arrival
+from actors.settings import WeightSyncSettings
+from learners.weights import WeightTruth
+
+SHOWN = 3
+"""Tensors that a verdict names before it only counts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeGap:
+    """|engine - learner| over the probe's tokens, nats."""
+
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`failure` is None for an attested engine, else one line that says what is wrong."""
+
+    gap: ProbeGap
+    failure: str | None
+
+    @property
+    def attested(self) -> bool:
+        return self.failure is None
+
+
+def probe_gap(engine: Sequence[float], learner: Sequence[float]) -> ProbeGap:
+    """Distance of two logprob sequences of equal length.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    gaps = [abs(a - b) for a, b in zip(engine, learner, strict=True)]
+    return ProbeGap(fmean(gaps), max(gaps))
+
+
+def judge(truth: WeightTruth, arrival: Arrival, settings: WeightSyncSettings) -> Verdict:
+    """Attest one engine's arrival against what the learner knows."""
+    gap = probe_gap(arrival.probe_logprobs, truth.probe_logprobs)
+    if arrival.version != truth.manifest.version:
+        return Verdict(gap, f"version {arrival.version} arrived where {truth.manifest.version} was sent")
+    missing = sorted(truth.checksums.keys() ^ arrival.checksums.keys())
+    if missing:
+        return Verdict(gap, f"{_named(missing)} sent or received alone")
+    wrong = [name for name, value in truth.checksums.items() if arrival.checksums[name] != value]
+    if wrong:
+        return Verdict(gap, f"checksum of {_named(wrong)} differs from what was sent")
+    # Written so that a NaN gap fails.
+    if not (gap.mean <= settings.tolerance_mean and gap.max <= settings.tolerance_max):
+        return Verdict(
+            gap,
+            f"all bytes arrived, yet probe logprobs differ by {gap.mean:.3g} (mean) and {gap.max:.3g} (max) nats, "
+            f"allowed are {settings.tolerance_mean:g} and {settings.tolerance_max:g}",
+        )
+    return Verdict(gap, None)
+
+
+def _named(tensors: Sequence[str]) -> str:
+    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+    return ", ".join(tensors[:SHOWN]) + more
+
+
+class GapAlarm:
+    """Rings when the gap between engine and learner has grown: above `factor` times the median of its early values.
+
+    Args:
+        factor: how much growth is too much.
+        floor: a gap below this never rings (nats).
+        early: values that set the scale.
+    """
+
+    def __init__(self, factor: float, *, floor: float = 0.01, early: int = 5) -> None:
+        self._factor, self._floor, self._early = factor, floor, early
+        self._first: list[float] = []
+
+    def observe(self, gap: float) -> str | None:
+        """Take the next gap; one line of warning if it is too large, else None."""
+        if len(self._first) < self._early:
+            self._first.append(gap)
+            return None
+        limit = max(self._floor, self._factor * median(self._first))
+        if gap <= limit:
+            return None
+        return f"engine and learner drift apart: logprob gap {gap:.3g} nats, above {limit:.3g}"

@@ -1,0 +1,45 @@
+"""Scored groups that wait for the learner.
+
+Invariants: groups leave oldest dispatch first, each once; a batch is whole or there is none; a batch leaves only when
+every group that is due (`StalenessRule.is_due`) is in it. With `max_staleness` 0 this makes batch k exactly the k-th
+`batch` accepted dispatches, in order.
+"""
+
+from collections.abc import Iterable
+
+from orchestrator.groups import ScoredGroup
+from orchestrator.staleness import StalenessRule
+
+
+class GroupBuffer:
+    def __init__(self, rule: StalenessRule) -> None:
+        self._rule = rule
+        self._groups: dict[int, ScoredGroup] = {}
+        self._accepted = 0
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def accepted(self) -> int:
+        """Groups put in since the run began."""
+        return self._accepted
+
+    def put(self, group: ScoredGroup) -> None:
+        if group.index in self._groups:
+            raise ValueError(f"group {group.index} is in the buffer already")
+        self._groups[group.index] = group
+        self._accepted += 1
+
+    def take(self, *, version: int, in_flight_versions: Iterable[int]) -> tuple[ScoredGroup, ...] | None:
+        """The batch to train on at `version`, or None while it is not complete.
+
+        Args:
+            in_flight_versions: admitted version of every group still in flight.
+        """
+        if len(self._groups) < self._rule.batch:
+            return None
+        if any(self._rule.is_due(admitted_version=a, version=version) for a in in_flight_versions):
+            return None
+        oldest = sorted(self._groups)[: self._rule.batch]
+        return tuple(self._groups.pop(index) for index in oldest)

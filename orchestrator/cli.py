@@ -1,0 +1,83 @@
+"""The command line: `paceline train RECIPE [key=value ...]` and its companions.
+
+Every foreseeable fault ends here as one line on standard error and exit code 2 (an input that cannot work) or 1 (a
+run that had to stop). Heavy imports wait until a command needs them, so that `--help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.errors import PacelineError, SettingError
+
+app = typer.Typer(
+    help="Train reasoning LLMs by reinforcement learning, without waiting for the longest answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (see `paceline recipes`) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a model by a recipe."""
+    from orchestrator.recipe import dump_recipe, load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    if dry_run:
+        typer.echo(dump_recipe(resolved), nl=False)
+        return
+    from orchestrator.progress import Progress
+    from orchestrator.report import print_result
+    from orchestrator.run import run_recipe
+
+    with Progress(f"paceline train {resolved.name}") as progress:
+        folder = run_recipe(resolved, progress)
+        status = print_result(folder, progress)
+    if status == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with Paceline."""
+    from orchestrator.recipe import shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        typer.echo(f"{name:<14} {first.lstrip('# ')}")
+
+
+@app.command()
+def starter(
+    cache: Annotated[Path | None, typer.Option(help="Folder of the cache; default ~/.cache/paceline.")] = None,
+) -> None:
+    """Make the quickstart's small model, if it is not cached yet, and print its folder."""
+    from orchestrator.progress import Progress
+    from orchestrator.starter import ensure_starter
+
+    with Progress("paceline starter") as progress:
+        progress.phase("making the starter model")
+        folder = ensure_starter(cache, lambda r: progress.part(r.step, r.total, f"loss {r.loss:.3f}"))
+    typer.echo(str(folder))
+
+
+def main() -> None:
+    """Entry point of the `paceline` command."""
+    try:
+        app()
+    except PacelineError as error:
+        print(f"paceline: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
+    except KeyboardInterrupt:
+        print("paceline: interrupted before the run began; nothing was written", file=sys.stderr)
+        sys.exit(INTERRUPTED)

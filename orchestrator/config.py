@@ -1,0 +1,63 @@
+"""The recipe: one YAML file, one frozen pydantic model. Each package owns its section; this module joins them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actors.settings import RolloutSettings, WeightSyncSettings
+from learners.settings import AlgorithmSettings, TrainerSettings
+from orchestrator.prompts import DataSettings
+from rewards.settings import RewardSettings
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EvalSettings(Section):
+    """Held-out accuracy: share of answers whose first reward term is at least `correct_at`."""
+
+    every: int = Field(0, ge=0)
+    """Steps between evaluations; 0 evaluates at the start and the end alone."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    samples: int = Field(1, ge=1)
+    """Answers per held-out prompt."""
+    correct_at: float = 1.0
+
+
+class TrackingSettings(Section):
+    wandb: bool = False
+    """Log to Weights & Biases; `WANDB_MODE=offline` works without a network."""
+    tensorboard: bool = False
+    project: str = "paceline"
+    samples_every: int = Field(5, ge=1)
+    """Steps between the batches whose answers are written to samples/."""
+
+
+class RaySettings(Section):
+    address: str | None = None
+    """Cluster to join; None starts Ray on this machine for the length of the run."""
+    object_store_mb: int = Field(256, ge=80)
+    """Object store of the Ray started here; a joined cluster keeps its own."""
+
+
+class Recipe(Section):
+    name: str
+    seed: int = 0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    model: str
+    """Folder or Hugging Face id of a causal LM; `starter` makes and caches the small model of the quickstart."""
+    run_dir: str | None = None
+    """Where the run is written; None makes runs/<name>-<time>. A folder that exists is never overwritten."""
+    data: DataSettings
+    rollout: RolloutSettings = RolloutSettings()
+    reward: RewardSettings
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    weight_sync: WeightSyncSettings = WeightSyncSettings()
+    eval: EvalSettings = EvalSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    ray: RaySettings = RaySettings()

@@ -1,0 +1,33 @@
+"""The errors that a user sees: one line each, which names what is wrong and what to do about it."""
+
+
+class PacelineError(Exception):
+    """Anything that ends a command with one line and a non-zero exit instead of a traceback."""
+
+
+class SettingError(PacelineError):
+    """A setting or an input that cannot work, found before anything was started.
+
+    Args:
+        setting: dotted name of the setting (or the file) at fault.
+        reason: what is wrong with it.
+        fix: what to change.
+    """
+
+    def __init__(self, setting: str, reason: str, fix: str) -> None:
+        super().__init__(setting, reason, fix)
+        self.setting, self.reason, self.fix = setting, reason, fix
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.reason}; {self.fix}"
+
+
+class RunError(PacelineError):
+    """A run that had to stop: `reason` says why, `fix` what its owner can do."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason, fix)
+        self.reason, self.fix = reason, fix
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.fix}"

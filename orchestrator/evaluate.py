@@ -1,0 +1,110 @@
+"""Held-out accuracy: the same prompts, through the same engines and rewards as training.
+
+Accuracy = share of answers whose first reward term (the correctness term, by convention) reaches `correct_at`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from statistics import fmean
+
+from actors.engine import GenerationRequest, Sampling
+from orchestrator.config import EvalSettings
+from orchestrator.prompts import Prompt
+from orchestrator.reward_client import RewardClient
+from orchestrator.rollout_fleet import RolloutFleet
+from orchestrator.rollout_plane import Decode, request_seed, responses
+
+EVAL_SEED = 7_919
+"""Evaluation draws from seeds of its own, so that it changes nothing in training."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """`samples` has one row per answer: question, text, reference, terms."""
+
+    accuracy: float
+    response_tokens: float
+    samples: list[dict[str, object]]
+
+
+class Evaluator:
+    """Args:
+    prompts: held out from training, with their token ids.
+    sampling: stop tokens and length as in training; temperature comes from the settings.
+    correctness_term: name of the reward term that says whether an answer is right.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[tuple[Prompt, tuple[int, ...]]],
+        *,
+        settings: EvalSettings,
+        sampling: Sampling,
+        correctness_term: str,
+        decode: Decode,
+        seed: int,
+    ) -> None:
+        self._prompts, self._settings, self._sampling = prompts, settings, sampling
+        self._term, self._decode, self._seed = correctness_term, decode, seed
+        self._rounds = count()
+
+    async def run(
+        self, fleet: RolloutFleet, rewards: RewardClient, on_answer: Callable[[int, int], None]
+    ) -> EvalResult:
+        """Sample and score every prompt; `on_answer(done, total)` follows."""
+        round_number = next(self._rounds)
+        total = len(self._prompts) * self._settings.samples
+        done = 0
+
+        async def answer(number: int, prompt: Prompt, prompt_ids: tuple[int, ...]) -> list[dict[str, object]]:
+            nonlocal done
+            requests = [
+                GenerationRequest(
+                    f"eval-{round_number}/{number}/{sample}",
+                    prompt_ids,
+                    self._drawn(request_seed(EVAL_SEED + self._seed, number, sample)),
+                )
+                for sample in range(self._settings.samples)
+            ]
+            trajectories = await asyncio.gather(*[fleet.sample(request) for request in requests])
+            scored = responses(prompt, trajectories, self._decode)
+            scores = await rewards.score(scored)
+            done += len(scores)
+            on_answer(done, total)
+            return [
+                {
+                    "question": response.question,
+                    "text": response.text,
+                    "reference": response.reference,
+                    "terms": dict(score.terms),
+                    "error": score.error,
+                    "tokens": response.response_tokens,
+                    "correct": score.terms.get(self._term, 0.0) >= self._settings.correct_at,
+                }
+                for response, score in zip(scored, scores, strict=True)
+            ]
+
+        nested = await asyncio.gather(*[answer(n, prompt, ids) for n, (prompt, ids) in enumerate(self._prompts)])
+        rows = [row for answers in nested for row in answers]
+        return EvalResult(
+            fmean(bool(row["correct"]) for row in rows),
+            fmean(len_of(row) for row in rows),
+            rows,
+        )
+
+    def _drawn(self, seed: int) -> Sampling:
+        return Sampling(
+            max_tokens=self._sampling.max_tokens,
+            temperature=self._settings.temperature,
+            stop_token_ids=self._sampling.stop_token_ids,
+            seed=seed,
+        )
+
+
+def len_of(row: dict[str, object]) -> float:
+    """Tokens of one answer's row."""
+    tokens = row["tokens"]
+    assert isinstance(tokens, int)
+    return float(tokens)

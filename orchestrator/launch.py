@@ -1,0 +1,154 @@
+"""Starts Ray and the actors of a run, and stops them again.
+
+Each actor gets what it needs by argument; none looks up another. On one machine without GPUs the cores are shared
+out: every engine and every learner rank computes with its own number of threads, so that they do not take turns on
+the same core.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from actors.engine import EngineSettings
+from actors.learner import LearnerWorker
+from actors.reward import RewardWorker
+from actors.rollout import RolloutWorker
+from orchestrator.config import Recipe
+from orchestrator.deadline import DeadlineMissed, all_within, within
+from orchestrator.errors import RunError, SettingError
+from orchestrator.learner_group import LearnerGroup
+from orchestrator.preflight import Prepared
+from orchestrator.reward_client import RewardClient
+from orchestrator.rollout_fleet import FaultListener, RolloutFleet
+
+START_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """The started actors of a run, each behind its driver-side handle."""
+
+    fleet: RolloutFleet
+    rewards: RewardClient
+    learners: LearnerGroup
+
+
+@asynccontextmanager
+async def launched(recipe: Recipe, prepared: Prepared, faults: FaultListener) -> AsyncIterator[Actors]:
+    """Ray and all actors, started and ready; stopped on the way out, however that is taken.
+
+    Raises:
+        SettingError: the cluster cannot be reached or lacks resources.
+        RunError: an actor did not start.
+    """
+    start_ray(recipe, prepared)
+    started: list[ActorHandle] = []
+    try:
+        actors = await _start_actors(recipe, prepared, faults, started)
+    except BaseException:
+        for actor in started:
+            ray.kill(actor, no_restart=True)
+        ray.shutdown()
+        raise
+    try:
+        yield actors
+    finally:
+        await asyncio.gather(actors.fleet.close(), actors.learners.close(), actors.rewards.close())
+        ray.shutdown()
+
+
+def start_ray(recipe: Recipe, prepared: Prepared) -> None:
+    """Join the configured cluster, or start Ray on this machine."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if recipe.ray.address is not None:
+        try:
+            ray.init(address=recipe.ray.address, **quiet)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SettingError("ray.address", f"no cluster answers ({reason})", "check it with `ray status`") from None
+        return
+    # The actors compute with few threads each, so this machine may host more of them than it has cores.
+    cpus = max(os.cpu_count() or 1, recipe.rollout.workers + recipe.trainer.ranks + 1)
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=recipe.ray.object_store_mb * 2**20,
+        **quiet,
+    )
+
+
+async def _start_actors(
+    recipe: Recipe, prepared: Prepared, faults: FaultListener, started: list[ActorHandle]
+) -> Actors:
+    on_gpu = prepared.device == "gpu"
+    rollout = _rollout_actors(recipe, prepared)
+    ranks = _learner_actors(recipe, on_gpu)
+    rewards = ray.remote(num_cpus=0, max_concurrency=8)(RewardWorker).remote(recipe.reward)
+    started += [*rollout.values(), *ranks, rewards]
+    rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
+    starting = [
+        *[worker.start.remote() for worker in rollout.values()],
+        *[
+            rank.start.remote(
+                str(prepared.model),
+                recipe.algorithm,
+                recipe.trainer,
+                temperature=recipe.rollout.temperature,
+                device=prepared.device,
+                rendezvous=rendezvous,
+            )
+            for rank in ranks
+        ],
+        rewards.warm_up.remote(),
+    ]
+    try:
+        await all_within(recipe.rollout.start_timeout_s, starting, "start of the actors")
+    except (RayError, DeadlineMissed) as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        raise RunError(f"an actor did not start: {reason}", "its log lies in Ray's session folder") from error
+    return Actors(
+        RolloutFleet(rollout, answer_timeout_s=recipe.rollout.answer_timeout_s, faults=faults),
+        RewardClient(rewards, deadline_s=recipe.reward.deadline_s),
+        LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s),
+    )
+
+
+def _rollout_actors(recipe: Recipe, prepared: Prepared) -> dict[str, ActorHandle]:
+    rollout, on_gpu = recipe.rollout, prepared.device == "gpu"
+    settings = EngineSettings(
+        model=str(prepared.model),
+        dtype=rollout.dtype,
+        context_length=prepared.context_length,
+        max_running=rollout.max_running,
+        seed=recipe.seed,
+        threads=rollout.threads,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel=rollout.tensor_parallel,
+        transfer="nccl" if on_gpu else "gloo",
+        start_timeout_s=rollout.start_timeout_s,
+    )
+    options = {"num_cpus": 1, "num_gpus": rollout.tensor_parallel if on_gpu else 0, "max_concurrency": 1000}
+    names = [f"rollout-{number}" for number in range(rollout.workers)]
+    return {name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings) for name in names}
+
+
+def _learner_actors(recipe: Recipe, on_gpu: bool) -> list[ActorHandle]:
+    world_size = recipe.trainer.ranks
+    threads = recipe.trainer.threads or max(1, (os.cpu_count() or 1) // (world_size + recipe.rollout.workers))
+    options = {
+        "num_cpus": 1,
+        "num_gpus": 1 if on_gpu else 0,
+        "concurrency_groups": {"io": 4 * recipe.rollout.workers},
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+    }
+    return [ray.remote(**options)(LearnerWorker).remote(rank, world_size) for rank in range(world_size)]

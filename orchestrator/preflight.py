@@ -1,0 +1,182 @@
+"""Everything that can be found wrong before an actor starts: device, model, tokenizer, prompts, disk.
+
+`prepare` returns what the run needs of these; every fault is one `SettingError`.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from orchestrator.config import Recipe
+from orchestrator.errors import SettingError
+from orchestrator.progress import Progress
+from orchestrator.prompts import Prompt, PromptSource, open_source, render
+from orchestrator.starter import ensure_starter
+
+Device = Literal["cpu", "gpu"]
+STARTER = "starter"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe's inputs, found and checked.
+
+    Attributes:
+        model: local folder of the checkpoint.
+        context_length: prompt and answer together, tokens.
+        stop_token_ids: any of these ends an answer.
+        encode: token ids of a prompt; raises SettingError for one that is too long.
+    """
+
+    device: Device
+    model: Path
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
+    stop_token_ids: tuple[int, ...]
+    source: PromptSource
+    eval_prompts: tuple[tuple[Prompt, tuple[int, ...]], ...]
+    encode: Callable[[Prompt], tuple[int, ...]]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer, without special tokens."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def probe(self, length: int) -> tuple[int, ...]:
+        """The sequence on which engine and learner must agree: held-out prompts, one after another."""
+        ids = [token for _, prompt_ids in self.eval_prompts for token in prompt_ids]
+        return tuple((ids * (1 + length // len(ids)))[:length])
+
+
+def prepare(recipe: Recipe, progress: Progress) -> Prepared:
+    """Find and check everything that a run reads.
+
+    Raises:
+        SettingError: the first fault.
+    """
+    device = choose_device(recipe)
+    progress.phase("reading the data")
+    source = open_source(recipe.data, recipe.seed)
+    model = find_model(recipe.model, progress)
+    tokenizer = load_tokenizer(model)
+    config = AutoConfig.from_pretrained(model)
+    context_length = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and context_length > limit:
+        raise SettingError(
+            "rollout.max_response_tokens",
+            f"prompt and answer of up to {context_length} tokens exceed the model's context of {limit}",
+            f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
+        )
+
+    def encode(prompt: Prompt) -> tuple[int, ...]:
+        ids = tuple(render(prompt, recipe.data, tokenizer))
+        if len(ids) > recipe.rollout.max_prompt_tokens:
+            raise SettingError(
+                "rollout.max_prompt_tokens",
+                f"prompt {prompt.prompt_id} has {len(ids)} tokens, allowed are {recipe.rollout.max_prompt_tokens}",
+                "raise it, or take long prompts out of the data",
+            )
+        return ids
+
+    eval_prompts = tuple((prompt, encode(prompt)) for prompt in source.eval_prompts())
+    for prompt in source.preview():
+        encode(prompt)
+    return Prepared(
+        device, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
+    )
+
+
+def choose_device(recipe: Recipe) -> Device:
+    """Raises: SettingError: a GPU is asked for and there is none."""
+    has_gpu = torch.cuda.is_available()
+    if recipe.device == "gpu" and not has_gpu and recipe.ray.address is None:
+        raise SettingError(
+            "device", "the recipe asks for a GPU and this machine has none", "set device=cpu, or ray.address to a cluster"
+        )
+    if recipe.device == "auto":
+        return "gpu" if has_gpu else "cpu"
+    return recipe.device
+
+
+def find_model(name: str, progress: Progress) -> Path:
+    """The local folder of a model given as a folder, a Hugging Face id or `starter`."""
+    if name == STARTER:
+        progress.phase("making the starter model (once; it is cached)")
+        return ensure_starter(None, lambda report: progress.part(report.step, report.total, f"loss {report.loss:.3f}"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return check_checkpoint(folder)
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise SettingError("model", f"{name} is not a folder", "give a checkpoint's folder, a Hugging Face id or `starter`")
+    progress.phase(f"fetching {name} from the Hugging Face hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingError(
+            "model", f"{name} cannot be fetched ({reason})", "give a local folder, or model=starter for the small model"
+        ) from None
+
+
+def check_checkpoint(folder: Path) -> Path:
+    """Raises: SettingError: config, weights or tokenizer are missing in the folder."""
+    missing = {
+        "config.json": (folder / "config.json").is_file(),
+        "weights (*.safetensors)": any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES),
+        "a tokenizer": any((folder / file).is_file() for file in TOKENIZER_FILES),
+    }
+    lacking = [what for what, found in missing.items() if not found]
+    if lacking:
+        raise SettingError(
+            "model", f"{folder} lacks {' and '.join(lacking)}", "save model and tokenizer there with save_pretrained"
+        )
+    return folder.resolve()
+
+
+def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingError("model", f"{model} has no tokenizer that loads ({reason})", "save one there") from None
+    if tokenizer.eos_token_id is None:
+        raise SettingError("model", f"the tokenizer in {model} has no eos token", "set eos_token in tokenizer_config.json")
+    return tokenizer
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, model: Path) -> tuple[int, ...]:
+    """The tokenizer's end token and those of the checkpoint's generation settings (chat models have several)."""
+    stops = {int(tokenizer.eos_token_id)}
+    if (model / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        configured = GenerationConfig.from_pretrained(model).eos_token_id
+        stops |= set(configured if isinstance(configured, list) else [configured]) - {None}
+    return tuple(sorted(stops))
+
+
+def check_disk(folder: Path, model: Path) -> None:
+    """Room for the trained model, before a run whose result could not be kept.
+
+    Raises:
+        SettingError: less is free than the checkpoint takes.
+    """
+    needed = sum(file.stat().st_size for pattern in WEIGHT_FILES for file in model.glob(pattern))
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < 2 * needed:
+        raise SettingError(
+            "run_dir",
+            f"{existing} has {free / 1e9:.1f} GB free, the trained model needs {2 * needed / 1e9:.1f} GB",
+            "free some space or set run_dir to another disk",
+        )

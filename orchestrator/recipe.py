@@ -1,0 +1,129 @@
+"""From a YAML file and `key.sub=value` overrides to a checked `Recipe`.
+
+Every fault is one line that names the setting by its dotted name; an unknown key names the nearest valid one.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config import Recipe
+from orchestrator.errors import SettingError
+from orchestrator.rules import check_rules
+
+Tree = dict[str, object]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with Paceline, by name."""
+    folder = Path(str(resources.files("orchestrator") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or a YAML file by path, apply overrides, and check everything that needs no machine.
+
+    Raises:
+        SettingError: names the first fault.
+    """
+    tree = _read(_locate(name_or_path))
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _as_setting_error(error) from None
+    check_rules(recipe)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; loading it again gives an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _locate(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.exists():
+        if not path.is_file():
+            raise SettingError(name_or_path, "no such recipe file", "give the path of a YAML file")
+        return path
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    raise SettingError(
+        name_or_path, f"no recipe of this name{_nearest(name_or_path, shipped)}", f"shipped are {', '.join(shipped)}"
+    )
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(str(path), f"not valid YAML: {' '.join(str(error).split())}", "mend the file") from None
+    if not isinstance(tree, dict):
+        raise SettingError(str(path), "a recipe is a mapping of settings", "see the shipped recipes")
+    return tree
+
+
+def _apply(tree: Tree, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SettingError(override, "an override has the form key.sub=value", "write for example trainer.steps=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingError(key, f"{text!r} is not a YAML value", "quote it") from None
+    node = tree
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise SettingError(key, f"{parent} holds a value, not settings", "check the dotted name")
+        node = child
+    node[leaf] = value
+
+
+def _as_setting_error(error: ValidationError) -> SettingError:
+    """The first fault of a validation, in one line."""
+    fault = error.errors()[0]
+    where = [str(part) for part in fault["loc"]]
+    name = ".".join(where) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        valid = list(_fields_at(Recipe, where[:-1]))
+        return SettingError(name, f"unknown key{_nearest(where[-1], valid)}", f"valid here: {', '.join(sorted(valid))}")
+    if fault["type"] == "missing":
+        return SettingError(name, "is missing", f"set it in the recipe or with {name}=...")
+    shown = repr(fault["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    message = fault["msg"].removeprefix("Value error, ")
+    return SettingError(name, f"{message} (got {shown})", f"change {name}")
+
+
+def _fields_at(model: type[BaseModel], where: Sequence[str]) -> Iterator[str]:
+    """Names of the settings below a dotted place."""
+    for part in where:
+        field = model.model_fields.get(part)
+        inner = next(_models_in(field.annotation), None) if field else None
+        if inner is not None:
+            model = inner
+    yield from model.model_fields
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, tuple, list):
+        for argument in get_args(annotation):
+            yield from _models_in(argument)
+
+
+def _nearest(name: str, valid: "Sequence[str] | dict[str, Path]") -> str:
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f", did you mean {near[0]}?" if near else ""

@@ -1,0 +1,28 @@
+"""The last lines of a run on the screen: what it reached and where it lies."""
+
+import json
+from pathlib import Path
+
+from orchestrator.progress import Progress
+
+
+def print_result(folder: Path, progress: Progress) -> str:
+    """Say how the run in this folder went; returns its status."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    status = str(summary["status"])
+    good = status == "completed"
+    progress.say(f"{status} after {summary['steps']} steps, {summary['wall_s']:.0f} s", "bold green" if good else "bold")
+    for name, value in summary["eval"].items():
+        rise = value["end"] - value["start"]
+        progress.say(f"  {name} accuracy  {value['start']:.3f} -> {value['end']:.3f}  ({rise:+.3f})", "bold")
+    if summary["reward_first"] is not None:
+        progress.say(f"  training reward    {summary['reward_first']:.3f} -> {summary['reward_last']:.3f}")
+    prompts = ", ".join(f"{count} {end}" for end, count in summary["prompts"].items())
+    progress.say(f"  prompts            {prompts}")
+    sync = summary["weight_sync"]
+    progress.say(f"  weight syncs       {sync['attested']} of {sync['count']} attested")
+    progress.say(f"  speed              {summary['samples_per_s']:.1f} samples/s, idle {summary['idle_fraction']}")
+    progress.say(f"  run                {folder}")
+    if good:
+        progress.say(f"  model              {folder / 'model'}")
+    return status

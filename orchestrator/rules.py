@@ -1,0 +1,122 @@
+"""Rules that join sections of a recipe. Each says in one line what cannot work and which setting to change.
+
+They need nothing but the recipe; what depends on the machine, the model or the data is checked in `preflight`.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from learners.advantages import ADVANTAGES
+from learners.surrogates import SURROGATES
+from orchestrator.config import Recipe
+from orchestrator.errors import SettingError
+
+Rule = Callable[[Recipe], SettingError | None]
+
+
+def parts_are_registered(recipe: Recipe) -> SettingError | None:
+    parts: tuple[tuple[Registry[Never], str], ...] = (
+        (ADVANTAGES, recipe.algorithm.advantage),
+        (SURROGATES, recipe.algorithm.surrogate),
+    )
+    for registry, name in parts:
+        if name not in registry:
+            near = difflib.get_close_matches(name, registry.names(), n=1)
+            meant = f", did you mean {near[0]}?" if near else ""
+            return SettingError(registry.kind, f"no {name}{meant}", f"choose one of {', '.join(registry.names())}")
+    return None
+
+
+def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:
+    size = recipe.rollout.group_size
+    if size >= 2:
+        return None
+    return SettingError(
+        "rollout.group_size",
+        f"{size} answer per prompt leaves algorithm.advantage={recipe.algorithm.advantage} without a group to compare",
+        "set it to 2 or more",
+    )
+
+
+def minibatches_divide_the_batch(recipe: Recipe) -> SettingError | None:
+    prompts, parts = recipe.trainer.prompts_per_step, recipe.trainer.minibatches
+    if prompts % parts == 0:
+        return None
+    return SettingError(
+        "trainer.minibatches",
+        f"{parts} minibatches do not divide trainer.prompts_per_step={prompts}",
+        "choose a divisor of trainer.prompts_per_step",
+    )
+
+
+def every_rank_has_work(recipe: Recipe) -> SettingError | None:
+    sequences = recipe.trainer.prompts_per_step * recipe.rollout.group_size // recipe.trainer.minibatches
+    if recipe.trainer.ranks <= sequences:
+        return None
+    return SettingError(
+        "trainer.ranks",
+        f"{recipe.trainer.ranks} ranks share {sequences} answers per minibatch",
+        "use fewer ranks, fewer minibatches or more prompts per step",
+    )
+
+
+def longest_answer_fits_a_microbatch(recipe: Recipe) -> SettingError | None:
+    longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
+    if longest <= recipe.trainer.token_budget:
+        return None
+    return SettingError(
+        "trainer.token_budget",
+        f"{recipe.trainer.token_budget} tokens cannot hold one prompt and answer of up to {longest}",
+        f"set it to {longest} or more, or shorten rollout.max_response_tokens",
+    )
+
+
+def a_group_fits_an_engine(recipe: Recipe) -> SettingError | None:
+    running, size = recipe.rollout.max_running, recipe.rollout.group_size
+    if running >= size:
+        return None
+    return SettingError(
+        "rollout.max_running", f"{running} is less than rollout.group_size={size}", f"set it to {size} or more"
+    )
+
+
+def correction_bounds_are_ordered(recipe: Recipe) -> SettingError | None:
+    correction = recipe.algorithm.correction
+    if correction.low <= correction.high:
+        return None
+    return SettingError(
+        "algorithm.correction.low", f"{correction.low:g} lies above high={correction.high:g}", "swap the bounds"
+    )
+
+
+def sampling_keeps_the_vocabulary(recipe: Recipe) -> SettingError | None:
+    if recipe.rollout.top_p == 1.0 and recipe.rollout.top_k == 0:
+        return None
+    # The learner's forward knows the whole vocabulary's distribution, the engine's logprobs a truncated one.
+    return SettingError(
+        "rollout.top_p",
+        "a cut vocabulary makes engine and learner logprobs incomparable in training",
+        "keep rollout.top_p=1 and rollout.top_k=0",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    parts_are_registered,
+    groups_have_a_baseline,
+    minibatches_divide_the_batch,
+    every_rank_has_work,
+    longest_answer_fits_a_microbatch,
+    a_group_fits_an_engine,
+    correction_bounds_are_ordered,
+    sampling_keeps_the_vocabulary,
+)
+
+
+def check_rules(recipe: Recipe) -> None:
+    """Raises:
+    SettingError: the first rule that the recipe breaks.
+    """
+    for rule in RULES:
+        error = rule(recipe)
+        if error is not None:
+            raise error

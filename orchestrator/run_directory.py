@@ -1,0 +1,74 @@
+"""The folder that a run leaves behind, and the only module that knows its layout.
+
+Invariant: it is made once, for this run; a folder that exists already is refused. Files that are read as a whole
+(summary.json) appear complete or not at all; the .jsonl files hold whole lines at any time.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from orchestrator.errors import SettingError
+
+
+class RunDirectory:
+    """Args:
+    path: the folder to make.
+    config: the resolved recipe as YAML.
+
+    Raises:
+        SettingError: it exists already or cannot be made.
+    """
+
+    def __init__(self, path: Path, config: str) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            raise SettingError(
+                "run_dir", f"{path} exists already and is never overwritten", "choose another run_dir or move it away"
+            ) from None
+        except OSError as error:
+            raise SettingError("run_dir", f"{path}: {error.strerror}", "choose a folder that can be written") from None
+        self.path = path.resolve()
+        (self.path / "config.yaml").write_text(config, encoding="utf-8")
+        (self.path / "samples").mkdir()
+        self._metrics = self._open("metrics.jsonl")
+        self._events = self._open("events.jsonl")
+
+    @property
+    def model(self) -> Path:
+        """The trained model, a Hugging Face checkpoint."""
+        return self.path / "model"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def metrics(self, row: Mapping[str, object]) -> None:
+        _write_line(self._metrics, row)
+
+    def event(self, row: Mapping[str, object]) -> None:
+        _write_line(self._events, row)
+
+    def samples(self, name: str, rows: list[dict[str, object]]) -> None:
+        with (self.path / "samples" / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for row in rows:
+                _write_line(file, row)
+
+    def summary(self, content: Mapping[str, object]) -> None:
+        """Write summary.json, whole or not at all."""
+        temporary = self.path / ".summary.json"
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / "summary.json")
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()
+
+    def _open(self, name: str) -> TextIO:
+        return (self.path / name).open("w", encoding="utf-8", buffering=1)
+
+
+def _write_line(file: TextIO, row: Mapping[str, object]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")

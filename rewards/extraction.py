@@ -1,0 +1,69 @@
+r"""Where the final answer stands in a model's text. Pure functions on untrusted text, linear in its length.
+
+Each finds the *last* mark of its kind, because a chain of thought may try several before it settles, and answers
+None where there is no such mark or it was never closed.
+"""
+
+import re
+
+_ANSWER_WORD = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\[{}\\]|[{}]")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last closed ``\boxed{...}``, braces balanced; escaped braces do not count."""
+    for start in reversed([match.end() for match in _BOXED.finditer(text)][-_BOXES_TRIED:]):
+        depth = 1
+        for brace in _BRACE.finditer(text, start):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                return text[start : brace.start()].strip()
+    return None
+
+
+_BOXES_TRIED = 8
+"""Unclosed boxes looked at, from the end: keeps the cost linear where a model repeats an open one a thousand times."""
+
+
+def after_last(text: str, mark: str) -> str | None:
+    """All text after the last `mark`, stripped."""
+    before, found, after = text.rpartition(mark)
+    return after.strip() if found else None
+
+
+def inside_last_tag(text: str, opening: str, closing: str) -> str | None:
+    """Text between the last `closing` and the `opening` before it, stripped."""
+    end = text.rfind(closing)
+    start = text.rfind(opening, 0, end) if end >= 0 else -1
+    return text[start + len(opening) : end].strip() if start >= 0 else None
+
+
+def after_answer_word(text: str) -> str | None:
+    """First line with content after the last "answer:" or "answer is"; emphasis marks are dropped."""
+    matches = list(_ANSWER_WORD.finditer(text))
+    return first_line(text[matches[-1].end() :].lstrip("*_ \t")) if matches else None
+
+
+def by_marker(text: str, marker: str) -> str | None:
+    r"""The answer by a marker that a recipe states.
+
+    ``\boxed{}`` takes the last box, ``<answer></answer>`` (any pair of tags) what stands between them, and anything
+    else what follows its last occurrence.
+    """
+    if marker == r"\boxed{}":
+        return last_boxed(text)
+    tags = re.fullmatch(r"(<[^/<>][^<>]*>)(</[^<>]+>)", marker)
+    if tags:
+        return inside_last_tag(text, tags[1], tags[2])
+    return after_last(text, marker)
+
+
+def first_line(text: str) -> str | None:
+    """The first line that is not blank, stripped."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), None)
+
+
+def last_line(text: str) -> str | None:
+    """The last line that is not blank, stripped."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)

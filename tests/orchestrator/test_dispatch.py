@@ -1,0 +1,98 @@
+"""The dispatcher keeps source, ledger and buffer in agreement."""
+
+from collections.abc import Mapping
+
+from orchestrator.dispatch import Dispatcher
+from orchestrator.prompts import Prompt
+from orchestrator.staleness import StalenessRule
+from rewards.response import Score
+from tests.orchestrator.builders import prompt, trajectory
+
+
+class CountingSource:
+    """Prompts 0, 1, 2, ..."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def next(self) -> Prompt:
+        self.drawn += 1
+        return prompt(self.drawn - 1)
+
+    def eval_prompts(self) -> list[Prompt]:
+        return []
+
+    def state(self) -> Mapping[str, int]:
+        return {"drawn": self.drawn}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        self.drawn = state["drawn"]
+
+
+def dispatcher(*, batch: int = 2, max_staleness: int = 0, wanted: int = 100, drop: bool = True) -> Dispatcher:
+    return Dispatcher(
+        source=CountingSource(),
+        encode=lambda p: (p.index,),
+        rule=StalenessRule(batch=batch, max_staleness=max_staleness, max_concurrent=50),
+        drop_zero_variance=drop,
+        wanted=wanted,
+    )
+
+
+def finish(d: Dispatcher, index: int, *rewards: float) -> None:
+    answers = [trajectory(f"{index}/{n}#1") for n in range(len(rewards))]
+    d.finish(index, answers, [Score(reward, {}) for reward in rewards])
+
+
+def test_a_filtered_group_makes_room_for_another() -> None:
+    d = dispatcher()
+    assert [group.index for group in d.admit(0)] == [0, 1]
+    finish(d, 0, 1.0, 1.0)
+    assert [group.index for group in d.admit(0)] == [2]
+    assert d.ledger.counts() == {"dispatched": 3, "trained": 0, "filtered": 1, "dropped": 0, "failed": 0, "pending": 2}
+
+
+def test_a_group_without_signal_is_kept_when_asked_for() -> None:
+    d = dispatcher(drop=False)
+    d.admit(0)
+    finish(d, 0, 1.0, 1.0)
+    assert d.admit(0) == []
+    assert len(d.buffer) == 1
+
+
+def test_a_failed_group_makes_room_for_another() -> None:
+    d = dispatcher()
+    d.admit(0)
+    d.fail(1)
+    assert [group.index for group in d.admit(0)] == [2]
+    assert d.ledger.counts()["failed"] == 1
+
+
+def test_synchronous_batches_come_in_dispatch_order_whatever_finishes_first() -> None:
+    d = dispatcher(batch=3)
+    d.admit(0)
+    for index in (2, 0, 1):
+        assert d.take(0) is None
+        finish(d, index, 1.0, 0.0)
+    batch = d.take(0)
+    assert batch is not None
+    assert [group.index for group in batch] == [0, 1, 2]
+
+
+def test_a_batch_is_pending_until_it_is_trained() -> None:
+    d = dispatcher(batch=1)
+    d.admit(0)
+    finish(d, 0, 1.0, 0.0)
+    batch = d.take(0)
+    assert batch is not None
+    assert d.ledger.counts()["pending"] == 1
+    d.trained(batch)
+    assert d.ledger.counts()["trained"] == 1
+
+
+def test_no_more_is_admitted_than_the_run_will_train_on() -> None:
+    d = dispatcher(batch=2, max_staleness=9, wanted=3)
+    assert len(d.admit(0)) == 3
+    assert d.admit(5) == []
+    finish(d, 1, 0.0, 0.0)
+    assert len(d.admit(5)) == 1, "a filtered group is replaced, so that the last batch can be filled"
