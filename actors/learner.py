@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import ray
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -34,8 +35,6 @@ class LearnerWorker:
 
     def rendezvous(self) -> tuple[str, int]:
         """Host and a free port at which the ranks may meet (asked of rank 0)."""
-        import ray
-
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -82,7 +81,7 @@ class LearnerWorker:
 
     def open_sender(self, engine: str, backend: str, workers: int, timeout_s: float) -> ChannelAddress:
         """Listen for this engine's workers; they join while `send` or the first transfer waits for them."""
-        sender = listen(backend, workers=workers, timeout_s=timeout_s)
+        sender = listen(backend, workers=workers, timeout_s=timeout_s, host=ray.util.get_node_ip_address())
         self._senders[engine] = sender
         return sender.address
 

@@ -5,13 +5,9 @@ Frozen pydantic models without behaviour; rules that cross sections are checked 
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from learners.settings import Section
 
 
 class RolloutSettings(Section):

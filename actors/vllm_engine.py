@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from actors.answer_room import answer_room
 from actors.engine import (
     ChannelAddress,
     Completion,
@@ -31,7 +32,7 @@ from learners.weights import WeightManifest
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-    from vllm.outputs import RequestOutput
+    from vllm.outputs import CompletionOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _LIVENESS_S = 0.5
@@ -139,3 +140,171 @@ class VllmEngine:
         self._version = manifest.version
         await self._restart_unstarted()
         return agreed_checksums(await self._call(llm.collective_rpc("received_checksums")))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """See `Engine.score`; at most `context_length - 1` tokens, because vLLM must sample one more to score.
+
+        vLLM reads no prefix cache for a request that asks for its prompt's logprobs.
+        """
+        if not 2 <= len(token_ids) < self._settings.context_length:
+            raise ValueError(
+                f"cannot score {len(token_ids)} tokens: between 2 and context_length - 1 = "
+                f"{self._settings.context_length - 1} are possible"
+            )
+        self._scores += 1
+        scored = await self._call(self._prompt_logprobs(token_ids, f"score-{self._scores}"))
+        return list(scored)
+
+    def load(self) -> EngineLoad:
+        if self._llm is None:
+            return EngineLoad(running=0, waiting=0, kv_use=0.0)
+        started = [running for running in self._running.values() if running.token_ids]
+        held = sum(len(running.request.prompt_ids) + len(running.token_ids) for running in started)
+        cache = self._llm.vllm_config.cache_config
+        capacity = cache.num_gpu_blocks * cache.block_size
+        return EngineLoad(len(started), len(self._running) - len(started), min(1.0, held / capacity))
+
+    async def _sample(self, running: _Running, params: "SamplingParams") -> "CompletionOutput":
+        """Submit once, and gather the tokens until vLLM says that the request ended."""
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._alive
+        running.token_ids.clear()
+        running.logprobs.clear()
+        prompt = tokens_input(list(running.request.prompt_ids), cache_salt=self._salt)
+        try:
+            outputs = await llm.add_request(running.request.request_id, prompt, params)
+            try:
+                if running.abort:
+                    await llm.abort(outputs.request_id, internal=True)
+                while True:
+                    output = outputs.get_nowait() or await outputs.get()
+                    piece = output.outputs[0]
+                    running.token_ids += piece.token_ids
+                    running.logprobs += piece.logprobs.logprobs
+                    if output.finished:
+                        return piece
+            except asyncio.CancelledError:
+                await llm.abort(outputs.request_id, internal=True)
+                raise
+        except EngineDeadError as error:
+            raise EngineError(_DEAD) from error
+
+    async def _prompt_logprobs(self, token_ids: Sequence[int], request_id: str) -> Sequence[float]:
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = tokens_input(list(token_ids), cache_salt=self._salt)
+        async for output in self._alive.generate(prompt, params, request_id):
+            logprobs: Sequence[float] = output.prompt_logprobs.logprobs
+        return logprobs
+
+    async def _restart_unstarted(self) -> None:
+        """Submit afresh what has no token yet: its prompt may be hashed, or half computed, under older weights."""
+        unstarted = [r for r in self._running.values() if not r.token_ids and not r.abort]
+        for running in unstarted:
+            running.restart = True
+        if unstarted:
+            await self._call(self._alive.abort([running.request.request_id for running in unstarted]))
+
+    async def _call(self, call: Coroutine[None, None, _Result], timeout_s: float = _CALL_TIMEOUT_S) -> _Result:
+        """Await one of vLLM's calls, but no longer than the engine's process lives.
+
+        vLLM fails pending requests when that process dies, but leaves pending control calls waiting.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._alive
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        task = asyncio.ensure_future(call)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_LIVENESS_S)
+                if llm.errored and not task.done():
+                    raise EngineError(_DEAD)
+                if asyncio.get_running_loop().time() > deadline and not task.done():
+                    raise EngineError(f"vLLM did not answer within {timeout_s:g} s")
+            return task.result()
+        except EngineDeadError as error:
+            raise EngineError(_DEAD) from error
+        finally:
+            task.cancel()
+
+    @property
+    def _alive(self) -> "AsyncLLM":
+        if self._llm is None:
+            raise EngineError("the engine is not running: call start() first")
+        if self._llm.errored:
+            raise EngineError(_DEAD)
+        return self._llm
+
+    @property
+    def _salt(self) -> str:
+        return f"v{self._version}"
+
+
+_DEAD = "the process of vLLM's engine died: what it said last stands in the worker's log"
+_SHUTDOWN_GRACE_S = 1.0
+"""Nothing is lost by killing the engine's process; the grace is for its own clean-up."""
+_FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+
+
+def sampling_params(request: GenerationRequest, context_length: int) -> "SamplingParams":
+    """vLLM's parameters for this request.
+
+    Raises:
+        ValueError: the prompt leaves no room for an answer.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        max_tokens=answer_room(request, context_length),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_token_ids=list(sampling.stop_token_ids),
+        # Only the request says what ends an answer, not the checkpoint.
+        ignore_eos=True,
+        seed=sampling.seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        stream_interval=_STREAM_INTERVAL,
+    )
+
+
+def agreed_checksums(by_worker: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The checksums that all workers of an engine report; `DISAGREEMENT` where they do not agree."""
+    first, *others = by_worker
+    return {
+        name: value if all(other.get(name) == value for other in others) else DISAGREEMENT
+        for name, value in first.items()
+    }
+
+
+DISAGREEMENT = -1
+"""No checksum has this value, so attestation fails."""
+
+
+def _completion(running: _Running, output: "CompletionOutput") -> Completion:
+    reason = _FINISH_REASONS.get(output.finish_reason)
+    if reason is None:
+        raise EngineError(f"vLLM ended request {running.request.request_id} with {output.finish_reason!r}")
+    segments = tuple(
+        Segment(int(s.version), tuple(running.token_ids[s.start : s.end]), tuple(running.logprobs[s.start : s.end]))
+        for s in output.weight_versions or ()
+    )
+    return Completion(running.request.request_id, segments, reason)

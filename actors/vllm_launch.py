@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
+WORKER_EXTENSION = "actors.vllm_worker.WeightWorker"
+"""What vLLM imports in its worker process."""
+TIED_HEAD_REMEDY = "paceline_tied_head_remedy"
+"""Key in vLLM's `additional_config`: whether the worker repacks a tied head after an update."""
 _MAX_BATCHED_TOKENS = 8192
 """Tokens of one forward pass, over all requests."""
 
@@ -44,8 +48,6 @@ def launch(settings: EngineSettings) -> "AsyncLLM":
 def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
-
-    from actors.vllm_worker_names import TIED_HEAD_REMEDY, WORKER_EXTENSION
 
     arguments = AsyncEngineArgs(
         model=settings.model,

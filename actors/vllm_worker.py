@@ -26,13 +26,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from actors.engine import ChannelAddress
+from actors.vllm_launch import TIED_HEAD_REMEDY
 from actors.weight_channel import NCCL_ID_KEY
 from actors.weight_receiver import GlooReceiver
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from learners.weights import TensorSpec, WeightManifest, checksum
-
-TIED_HEAD_REMEDY = "paceline_tied_head_remedy"
-"""Key in vLLM's `additional_config`: whether `repack_tied_heads` runs after an update."""
 
 
 @dataclass

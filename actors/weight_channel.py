@@ -9,7 +9,6 @@ Invariants:
 - a channel whose `send` or `connect` raised is dead: close it and listen anew.
 """
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
@@ -99,7 +98,7 @@ class NcclSender:
 
     def __init__(self, rendezvous: Rendezvous) -> None:
         self._rendezvous: Rendezvous | None = rendezvous
-        self._group: "_NcclGroup | None" = None
+        self._group: _NcclGroup | None = None
         self.address = rendezvous.address
 
     def connect(self) -> None:

@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import is_flash_attn_2_available
 
+from learners import short_attention
 from learners.packing import PackedSequences
 
 PACKED = "paceline_packed"
@@ -207,6 +208,8 @@ def _attend(
         place = torch.arange(length, device=query.device)
         distance = place[:, None] - place[None, :]
         band = (distance >= 0) & (distance < window)
+    if band is None and not dropout and _is_short(query):
+        return _attend_short(query, key, value, scaling)
     output = scaled_dot_product_attention(
         query,
         key,
@@ -218,6 +221,22 @@ def _attend(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(1, 2).flatten(0, 1)
+
+
+def _is_short(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.shape[2] <= short_attention.MAX_LENGTH.get(query.dtype, 0)
+
+
+def _attend_short(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """[S, H, L, D] -> [S * L, H, D]."""
+    count, heads, length, width = query.shape
+    if heads != key.shape[1]:
+        key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    scale = width**-0.5 if scaling is None else scaling
+    output = short_attention.short_attention(
+        *(part.reshape(count * heads, length, width) for part in (query, key, value)), scale
+    )
+    return output.view(count, heads, length, width).transpose(1, 2).flatten(0, 1)
 
 
 def _no_mask(*_: object, attention_mask: Tensor | None = None, **__: object) -> None:

@@ -6,7 +6,7 @@ the engines' idle time is a sampled figure. Invariant: figures cover the time fr
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Activity:
         self._fleet, self._rewards, self._dispatcher, self._progress = fleet, rewards, dispatcher, progress
         self._clock = clock
         self._learner = "starts"
-        self._idle: Counter[str] = Counter()
+        self._idle: defaultdict[str, float] = defaultdict(float)
         self._began = self._lap_began = clock()
         self._waited = 0.0
         self._lap_tokens = 0
@@ -63,7 +63,7 @@ class Activity:
     def begin(self) -> None:
         """Training starts: count from here."""
         self._began = self._lap_began = self._clock()
-        self._waited, self._lap_tokens, self._idle = 0.0, self._fleet.tokens, Counter()
+        self._waited, self._lap_tokens, self._idle = 0.0, self._fleet.tokens, defaultdict(float)
         self._running = True
 
     def end(self) -> None:

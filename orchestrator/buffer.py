@@ -1,7 +1,7 @@
 """Scored groups that wait for the learner.
 
-Invariants: groups leave oldest dispatch first, each once; a batch is whole or there is none; a batch leaves only when
-every group that is due (`StalenessRule.is_due`) is in it. With `max_staleness` 0 this makes batch k exactly the k-th
+Invariants: groups leave oldest dispatch first, each once; a batch is whole or there is none; a batch leaves only if no
+other group becomes too stale by it (`StalenessRule.leaves_time_for`). With `max_staleness` 0 this makes batch k exactly the k-th
 `batch` accepted dispatches, in order.
 """
 
@@ -39,7 +39,8 @@ class GroupBuffer:
         """
         if len(self._groups) < self._rule.batch:
             return None
-        if any(self._rule.is_due(admitted_version=a, version=version) for a in in_flight_versions):
+        oldest = sorted(self._groups)
+        later = [self._groups[index].admitted_version for index in oldest[self._rule.batch :]]
+        if not self._rule.leaves_time_for([*later, *in_flight_versions], version=version):
             return None
-        oldest = sorted(self._groups)[: self._rule.batch]
-        return tuple(self._groups.pop(index) for index in oldest)
+        return tuple(self._groups.pop(index) for index in oldest[: self._rule.batch])

@@ -2,18 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from actors.settings import RolloutSettings, WeightSyncSettings
-from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.settings import AlgorithmSettings, Section, TrainerSettings
 from orchestrator.prompts import DataSettings
 from rewards.settings import RewardSettings
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class EvalSettings(Section):

@@ -6,6 +6,7 @@ A rank that fails fails the verb, and with it the run: the group has no partial 
 
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -64,13 +65,10 @@ class LearnerGroup:
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Close the channels and kill the ranks."""
-        try:
+        with suppress(RayError, DeadlineMissed):  # they are killed below either way
             await within(timeout_s, self._io("shutdown"), "shutdown of the learner")
-        except (RayError, DeadlineMissed):
-            pass  # killed below either way
-        finally:
-            for rank in self._ranks:
-                ray.kill(rank, no_restart=True)
+        for rank in self._ranks:
+            ray.kill(rank, no_restart=True)
 
     def _io(self, verb: str, *args: object) -> "ray.ObjectRef":
         return getattr(self._ranks[0], verb).options(concurrency_group="io").remote(*args)
@@ -81,7 +79,7 @@ class LearnerGroup:
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-                raise RunError(f"{what} failed: the disk is full", "free some space or set run_dir elsewhere") from error
+                raise RunError(f"{what}: the disk is full", "free some space or set run_dir elsewhere") from error
             last = str(cause).strip().splitlines() or [""]
             reason = f"{what} failed: {type(cause).__name__}: {last[0]}"
             raise RunError(reason, "the learner's log lies in Ray's session folder") from error

@@ -98,7 +98,7 @@ def choose_device(recipe: Recipe) -> Device:
     has_gpu = torch.cuda.is_available()
     if recipe.device == "gpu" and not has_gpu and recipe.ray.address is None:
         raise SettingError(
-            "device", "the recipe asks for a GPU and this machine has none", "set device=cpu, or ray.address to a cluster"
+            "device", "the recipe asks for a GPU and this machine has none", "set device=cpu or ray.address=..."
         )
     if recipe.device == "auto":
         return "gpu" if has_gpu else "cpu"
@@ -114,7 +114,7 @@ def find_model(name: str, progress: Progress) -> Path:
     if folder.is_dir():
         return check_checkpoint(folder)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise SettingError("model", f"{name} is not a folder", "give a checkpoint's folder, a Hugging Face id or `starter`")
+        raise SettingError("model", f"{name} is not a folder", "give a folder, a Hugging Face id or `starter`")
     progress.phase(f"fetching {name} from the Hugging Face hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -150,7 +150,7 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
         reason = str(error).strip().splitlines()[0]
         raise SettingError("model", f"{model} has no tokenizer that loads ({reason})", "save one there") from None
     if tokenizer.eos_token_id is None:
-        raise SettingError("model", f"the tokenizer in {model} has no eos token", "set eos_token in tokenizer_config.json")
+        raise SettingError("model", f"the tokenizer in {model} has no eos token", "set one in its config")
     return tokenizer
 
 

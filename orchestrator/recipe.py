@@ -3,7 +3,6 @@
 Every fault is one line that names the setting by its dotted name; an unknown key names the nearest valid one.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,9 +14,17 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
+from orchestrator.nearest import did_you_mean
 from orchestrator.rules import check_rules
 
 Tree = dict[str, object]
+
+RIVALS = {
+    "data.path": ("data.hub", "data.subset", "data.tasks"),
+    "data.hub": ("data.path", "data.subset", "data.tasks"),
+    "data.tasks": ("data.path", "data.hub", "data.subset"),
+}
+"""An override of the key takes the place of these in the recipe, since only one of them can be given."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -27,7 +34,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe by name or a YAML file by path, apply overrides, and check everything that needs no machine.
+    """Read a shipped recipe by name or a YAML file by path, apply overrides, check all that needs no machine.
 
     Raises:
         SettingError: names the first fault.
@@ -58,7 +65,9 @@ def _locate(name_or_path: str) -> Path:
     if name_or_path in shipped:
         return shipped[name_or_path]
     raise SettingError(
-        name_or_path, f"no recipe of this name{_nearest(name_or_path, shipped)}", f"shipped are {', '.join(shipped)}"
+        name_or_path,
+        f"no recipe of this name{did_you_mean(name_or_path, shipped)}",
+        f"shipped are {', '.join(shipped)}",
     )
 
 
@@ -82,12 +91,21 @@ def _apply(tree: Tree, override: str) -> None:
         raise SettingError(key, f"{text!r} is not a YAML value", "quote it") from None
     node = tree
     *parents, leaf = key.split(".")
+    for rival in RIVALS.get(key, ()):
+        _forget(tree, rival)
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
             raise SettingError(key, f"{parent} holds a value, not settings", "check the dotted name")
         node = child
     node[leaf] = value
+
+
+def _forget(tree: Tree, key: str) -> None:
+    section, _, leaf = key.rpartition(".")
+    inside = tree.get(section)
+    if isinstance(inside, dict):
+        inside.pop(leaf, None)
 
 
 def _as_setting_error(error: ValidationError) -> SettingError:
@@ -97,7 +115,9 @@ def _as_setting_error(error: ValidationError) -> SettingError:
     name = ".".join(where) or "recipe"
     if fault["type"] == "extra_forbidden":
         valid = list(_fields_at(Recipe, where[:-1]))
-        return SettingError(name, f"unknown key{_nearest(where[-1], valid)}", f"valid here: {', '.join(sorted(valid))}")
+        return SettingError(
+            name, f"unknown key{did_you_mean(where[-1], valid)}", f"valid here: {', '.join(sorted(valid))}"
+        )
     if fault["type"] == "missing":
         return SettingError(name, "is missing", f"set it in the recipe or with {name}=...")
     shown = repr(fault["input"])
@@ -122,8 +142,3 @@ def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
     elif get_origin(annotation) in (Union, UnionType, tuple, list):
         for argument in get_args(annotation):
             yield from _models_in(argument)
-
-
-def _nearest(name: str, valid: "Sequence[str] | dict[str, Path]") -> str:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f", did you mean {near[0]}?" if near else ""

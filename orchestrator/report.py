@@ -11,7 +11,8 @@ def print_result(folder: Path, progress: Progress) -> str:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     status = str(summary["status"])
     good = status == "completed"
-    progress.say(f"{status} after {summary['steps']} steps, {summary['wall_s']:.0f} s", "bold green" if good else "bold")
+    headline = f"{status} after {summary['steps']} steps, {summary['wall_s']:.0f} s"
+    progress.say(headline, "bold green" if good else "bold")
     for name, value in summary["eval"].items():
         rise = value["end"] - value["start"]
         progress.say(f"  {name} accuracy  {value['start']:.3f} -> {value['end']:.3f}  ({rise:+.3f})", "bold")

@@ -12,6 +12,7 @@ and a hanging one after `answer_timeout_s`.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -57,7 +58,7 @@ class Member:
     actor: ActorHandle
     pending: dict[str, _Pending] = field(default_factory=dict)
     outbox: list[GenerationRequest] = field(default_factory=list)
-    load: EngineLoad = EngineLoad(0, 0, 0.0)
+    load: EngineLoad = field(default_factory=lambda: EngineLoad(0, 0, 0.0))
     version: int = 0
     tokens: int = 0
     pump: "asyncio.Task[None] | None" = None
@@ -143,10 +144,8 @@ class RolloutFleet:
                 member.pump.cancel()
             for pending in member.pending.values():
                 pending.answer.cancel()
-        try:
+        with suppress(*WORKER_FAILURES):  # they are killed below either way
             await all_within(timeout_s, [m.actor.shutdown.remote() for m in members], "shutdown of the rollout workers")
-        except WORKER_FAILURES:
-            pass  # they are killed below either way
         for member in members:
             ray.kill(member.actor, no_restart=True)
 

@@ -161,4 +161,3 @@ def responses(prompt: Prompt, trajectories: Sequence[Trajectory], decode: Decode
         )
         for number, trajectory in enumerate(trajectories)
     ]
-

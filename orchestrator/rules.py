@@ -3,27 +3,22 @@
 They need nothing but the recipe; what depends on the machine, the model or the data is checked in `preflight`.
 """
 
-import difflib
 from collections.abc import Callable
 
 from learners.advantages import ADVANTAGES
 from learners.surrogates import SURROGATES
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
+from orchestrator.nearest import did_you_mean
 
 Rule = Callable[[Recipe], SettingError | None]
 
 
 def parts_are_registered(recipe: Recipe) -> SettingError | None:
-    parts: tuple[tuple[Registry[Never], str], ...] = (
-        (ADVANTAGES, recipe.algorithm.advantage),
-        (SURROGATES, recipe.algorithm.surrogate),
-    )
-    for registry, name in parts:
+    for registry, name in ((ADVANTAGES, recipe.algorithm.advantage), (SURROGATES, recipe.algorithm.surrogate)):
         if name not in registry:
-            near = difflib.get_close_matches(name, registry.names(), n=1)
-            meant = f", did you mean {near[0]}?" if near else ""
-            return SettingError(registry.kind, f"no {name}{meant}", f"choose one of {', '.join(registry.names())}")
+            known = registry.names()
+            return SettingError(registry.kind, f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}")
     return None
 
 

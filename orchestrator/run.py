@@ -1,6 +1,6 @@
 """A run from end to end. Read `train` first: it is the whole system.
 
-    PromptSource -> Dispatcher -> RolloutFleet -> RewardClient -> GroupBuffer -> build_batch -> LearnerGroup -> WeightBus
+    PromptSource -> Dispatcher -> RolloutFleet -> RewardClient -> GroupBuffer -> build_batch -> Learners -> WeightBus
 
 Prompts flow through engines and rewards into the buffer in the background (`RolloutPlane`), as far ahead as the
 staleness rule allows, while the learner trains; after each step the weights travel to the engines beside the next
@@ -224,7 +224,7 @@ def assemble(
         prepared.eval_prompts,
         settings=recipe.eval,
         sampling=sampling,
-        correctness_term=recipe.reward.terms[0].name,
+        correctness_term=recipe.reward.terms[0].logged_as,
         decode=prepared.decode,
         seed=recipe.seed,
     )
@@ -246,9 +246,7 @@ def run_recipe(recipe: Recipe, progress: Progress) -> Path:
     check_disk(path, prepared.model)
     directory = RunDirectory(path, dump_recipe(recipe))
     trackers = open_trackers(recipe.tracking, directory.path, recipe.name, recipe.model_dump(mode="json"))
-    log = RunLog(
-        directory, progress, trackers, decode=prepared.decode, samples_every=recipe.tracking.samples_every
-    )
+    log = RunLog(directory, progress, trackers, decode=prepared.decode, samples_every=recipe.tracking.samples_every)
     asyncio.run(conduct(recipe, prepared, directory, log, progress))
     return directory.path
 

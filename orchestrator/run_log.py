@@ -114,9 +114,7 @@ class RunLog:
             **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in _term_names(scores)},
             "response_tokens/mean": fmean(lengths),
             "response_tokens/max": float(max(lengths)),
-            "truncated": fmean(
-                t.completion.finish_reason == "length" for group in groups for t in group.trajectories
-            ),
+            "truncated": fmean(t.completion.finish_reason == "length" for group in groups for t in group.trajectories),
             "staleness/mean": fmean(staleness),
             "staleness/max": float(max(staleness)),
             "seconds": lap.seconds,
@@ -156,8 +154,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(step, {f"eval/{name}": result.accuracy})
         self._progress.say(
-            f"held-out accuracy at step {step}: {result.accuracy:.3f} "
-            f"({result.response_tokens:.0f} tokens an answer)",
+            f"held-out accuracy at step {step}: {result.accuracy:.3f} ({result.response_tokens:.0f} tokens an answer)",
             style="bold",
         )
 

@@ -42,7 +42,8 @@ class TensorBoardTracker:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise SettingError("tracking.tensorboard", "tensorboard is not installed", "pip install tensorboard") from None
+            fix = "pip install tensorboard"
+            raise SettingError("tracking.tensorboard", "tensorboard is not installed", fix) from None
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

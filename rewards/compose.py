@@ -74,7 +74,7 @@ def one_line(label: str, raised: BaseException) -> str:
 def _resolved(entry: TermSettings) -> Term:
     try:
         resolved = resolve(entry.name)
-    except Exception as raised:  # noqa: BLE001 - importing a user's module may raise anything; it is reported
+    except Exception as raised:  # importing a user's module may raise anything
         raise RewardSetupError(one_line(f"reward.terms[{entry.name}]", raised)) from raised
     signature = inspect.signature(resolved.function)
     try:
@@ -86,7 +86,9 @@ def _resolved(entry: TermSettings) -> Term:
 
 
 def _named(label: str, value: TermValue) -> Iterator[tuple[str, float]]:
-    entries = {f"{label}/{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {label: value}
+    entries = (
+        {f"{label}/{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {label: value}
+    )
     for name, part in entries.items():
         if not isinstance(part, Real) or not math.isfinite(part):
             raise ValueError(f"{name} is {part!r}, not a finite number")

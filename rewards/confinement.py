@@ -17,12 +17,9 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_REFUSED_EVENTS = frozenset(
-    "ctypes.dlopen os.chmod os.chown os.exec os.fork os.forkpty os.kill os.killpg os.link os.mkdir os.posix_spawn "
-    "os.putenv os.remove os.rename os.rmdir os.spawn os.startfile os.symlink os.system os.truncate os.unsetenv "
-    "os.utime pty.spawn resource.setrlimit shutil.move shutil.rmtree signal.pthread_kill socket.bind socket.connect "
-    "socket.getaddrinfo socket.gethostbyname socket.sendmsg socket.sendto sqlite3.connect subprocess.Popen".split()
-)
+_REFUSED = frozenset(("ctypes", "os", "pty", "resource", "shutil", "signal", "socket", "sqlite3", "subprocess"))
+"""Families of audit events (https://docs.python.org/3/library/audit_events.html)."""
+_HARMLESS = frozenset(("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr"))
 
 _confined = False
 
@@ -72,6 +69,6 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
         flags = arguments[2]
         if not (isinstance(flags, int) and flags & _WRITING):
             return
-    elif event not in _REFUSED_EVENTS:
+    elif event.partition(".")[0] not in _REFUSED or event in _HARMLESS:
         return
     raise PermissionError(f"an answer may not do this: {event}")

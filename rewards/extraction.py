@@ -28,7 +28,7 @@ _BOXES_TRIED = 8
 
 def after_last(text: str, mark: str) -> str | None:
     """All text after the last `mark`, stripped."""
-    before, found, after = text.rpartition(mark)
+    _, found, after = text.rpartition(mark)
     return after.strip() if found else None
 
 

@@ -30,6 +30,8 @@ _PLAIN = re.compile(
     r"(?P<sign>[-+]?)\s*(?:\\?\$|[€£¥])?\s*"
     r"(?P<whole>\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+|\d+)?(?P<fraction>\.\d+)?(?:\s*/\s*(?P<below>\d+))?\.?"
 )
+_UNIT = re.compile(r"(?<=[\d.])(?:\s+(?!percent|hundred|thousand|[mb]illion|trillion|dozen)[A-Za-z]{3,}){1,5}\.?$")
+"""What is counted ("72 clips"): words behind a number, short ones aside, which may be variables, and those that scale it."""
 _LAST_NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?")
 _EXTRACTION = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 
@@ -100,7 +102,7 @@ def _equal(reference: str, answer: str) -> bool:
 
 def _plain_number(text: str) -> Fraction | None:
     """The exact value of a number written with digits alone, None for anything else."""
-    match = _PLAIN.fullmatch(text.strip().strip("*").strip("$").strip())
+    match = _PLAIN.fullmatch(_UNIT.sub("", text.strip().strip("*").strip("$").strip()))
     if match is None or not (match["whole"] or match["fraction"]):
         return None
     whole = re.sub(r"\D", "", match["whole"] or "0")

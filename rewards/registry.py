@@ -73,9 +73,7 @@ TERMS = TermRegistry()
 
 def term(
     name: str, *, example: Response | None = None
-) -> Callable[
-    [Callable[Concatenate[Response, _Options], _Value]], Callable[Concatenate[Response, _Options], _Value]
-]:
+) -> Callable[[Callable[Concatenate[Response, _Options], _Value]], Callable[Concatenate[Response, _Options], _Value]]:
     """Register the decorated function as the term `name`; see `Term` for `example`."""
 
     def register(

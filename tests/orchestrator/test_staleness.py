@@ -42,11 +42,19 @@ def test_buffer_gives_the_oldest_first() -> None:
     assert len(buffer) == 1
 
 
-def test_buffer_waits_for_a_due_group() -> None:
+def test_buffer_waits_for_a_group_that_would_become_too_stale() -> None:
     buffer = GroupBuffer(StalenessRule(batch=1, max_staleness=1, max_concurrent=9))
     buffer.put(scored_group(7, admitted_version=1))
     assert buffer.take(version=1, in_flight_versions=(0,)) is None, "a group of version 0 must be trained at version 1"
     assert buffer.take(version=1, in_flight_versions=(1,)) is not None
+
+
+def test_buffer_looks_further_ahead_than_the_next_batch() -> None:
+    rule = StalenessRule(batch=1, max_staleness=2, max_concurrent=9)
+    # Both of version 0 are trained at version 2 at the latest, one batch each: they need versions 1 and 2.
+    assert rule.leaves_time_for((0, 0), version=0)
+    assert not rule.leaves_time_for((0, 0, 0), version=0)
+    assert not rule.leaves_time_for((0, 0), version=1)
 
 
 def test_buffer_refuses_a_group_twice() -> None:

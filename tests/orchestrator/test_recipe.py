@@ -1,0 +1,100 @@
+"""Recipes: overrides, one-line errors with the nearest valid name, and rules that join sections."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.errors import SettingError
+from orchestrator.recipe import dump_recipe, load_recipe, shipped_recipes
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    tree = {
+        "name": "mine",
+        "model": "starter",
+        "data": {"tasks": [{"name": "chain_sum"}]},
+        "reward": {"terms": [{"name": "reasoning_gym"}]},
+    }
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def fault(path: Path | str, *overrides: str) -> SettingError:
+    with pytest.raises(SettingError) as caught:
+        load_recipe(str(path), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return caught.value
+
+
+@pytest.mark.parametrize("name", list(shipped_recipes()))
+def test_every_shipped_recipe_is_valid_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(copy)) == recipe
+
+
+def test_overrides_reach_nested_settings_with_their_types(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        str(recipe_file), ["trainer.steps=7", "trainer.learning_rate=3e-5", "algorithm.correction.mode=mask", "seed=4"]
+    )
+    assert (recipe.trainer.steps, recipe.seed, recipe.algorithm.correction.mode) == (7, 4, "mask")
+    assert recipe.trainer.learning_rate == pytest.approx(3e-5)
+
+
+def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: Path) -> None:
+    recipe = load_recipe(str(recipe_file), ["data.path=x.jsonl"])
+    assert recipe.data.path == "x.jsonl"
+    assert recipe.data.tasks is None
+
+
+@pytest.mark.parametrize(
+    ("override", "setting", "says"),
+    [
+        ("trainer.stps=3", "trainer.stps", "did you mean steps?"),
+        ("trianer.steps=3", "trianer", "did you mean trainer?"),
+        ("algorithm.correction.hgih=3", "algorithm.correction.hgih", "did you mean high?"),
+        ("trainer.steps=many", "trainer.steps", "got 'many'"),
+        ("trainer.steps=0", "trainer.steps", "greater than or equal to 1"),
+        ("trainer.steps", "trainer.steps", "key.sub=value"),
+        ("name.sub=1", "name.sub", "name holds a value"),
+        ("algorithm.advantage=grpp", "algorithm.advantage", "did you mean grpo?"),
+        ("algorithm.surrogate=ppo", "algorithm.surrogate", "did you mean ppo_clip?"),
+        ("rollout.group_size=1", "rollout.group_size", "without a group"),
+        ("trainer.minibatches=3", "trainer.minibatches", "do not divide"),
+        ("trainer.ranks=1000", "trainer.ranks", "1000 ranks share"),
+        ("trainer.token_budget=64", "trainer.token_budget", "cannot hold one prompt and answer"),
+        ("rollout.max_running=4", "rollout.max_running", "less than rollout.group_size"),
+        ("algorithm.correction.low=3", "algorithm.correction.low", "lies above"),
+        ("rollout.top_p=0.9", "rollout.top_p", "incomparable"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(recipe_file: Path, override: str, setting: str, says: str) -> None:
+    error = fault(recipe_file, override)
+    assert error.setting == setting
+    assert says in str(error)
+
+
+def test_a_missing_setting_is_named(recipe_file: Path) -> None:
+    tree = yaml.safe_load(recipe_file.read_text())
+    del tree["model"]
+    recipe_file.write_text(yaml.safe_dump(tree))
+    error = fault(recipe_file)
+    assert (error.setting, error.reason) == ("model", "is missing")
+
+
+def test_a_recipe_that_does_not_exist_names_the_nearest() -> None:
+    assert "did you mean gsm8k?" in str(fault("gsm8"))
+    assert "no such recipe file" in str(fault("nowhere/r.yaml"))
+
+
+def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1, 2\nb: {", encoding="utf-8")
+    assert "not valid YAML" in str(fault(path))
+    path.write_text("- a\n- b\n", encoding="utf-8")
+    assert "a recipe is a mapping" in str(fault(path))
