@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from actors.answer_room import answer_room
 from actors.engine import (
@@ -99,6 +100,7 @@ class TorchEngine:
             del self._requests[request.request_id]
             if running.slot is not None:
                 self._free.append(running.slot)
+            self._work.set()
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         async with self._model_lock:
@@ -110,7 +112,7 @@ class TorchEngine:
     async def pause(self) -> None:
         self._resumed.clear()
         async with self._model_lock:
-            """A step in progress has ended."""
+            pass  # The step in progress has ended, and the next waits for `resume`.
 
     async def resume(self) -> None:
         self._resumed.set()
@@ -228,6 +230,7 @@ class TorchEngine:
 
 
 def _load(settings: EngineSettings) -> PreTrainedModel:
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype))
     return model.eval()
 

@@ -66,8 +66,9 @@ class VllmEngine:
         self._scores = 0
 
     async def start(self) -> None:
-        self._llm = await asyncio.to_thread(launch, self._settings)
-        await self._call(self._llm.update_weight_version(str(self._version)))
+        llm = await asyncio.to_thread(launch, self._settings)
+        self._llm = llm
+        await self._call(llm.update_weight_version(str(self._version)))
 
     async def shutdown(self) -> None:
         llm, self._llm = self._llm, None
@@ -224,15 +225,13 @@ class VllmEngine:
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        llm = self._alive
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
         task = asyncio.ensure_future(call)
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=_LIVENESS_S)
-                if llm.errored and not task.done():
-                    raise EngineError(_DEAD)
-                if asyncio.get_running_loop().time() > deadline and not task.done():
+            while not (await asyncio.wait({task}, timeout=_LIVENESS_S))[0]:
+                _ = self._alive
+                if clock() > deadline:
                     raise EngineError(f"vLLM did not answer within {timeout_s:g} s")
             return task.result()
         except EngineDeadError as error:

@@ -12,7 +12,7 @@ Invariants:
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch.distributed import DistError, Store, TCPStore
 
@@ -45,7 +45,7 @@ class Rendezvous:
             raise ValueError(f"weights travel over gloo or nccl, not {backend!r}: set rollout.transfer to one of them")
         timeout = timedelta(seconds=timeout_s)
         store = TCPStore(host, 0, is_master=True, timeout=timeout, wait_for_workers=False)
-        kind = "nccl" if backend == "nccl" else "gloo"
+        kind: Literal["gloo", "nccl"] = "nccl" if backend == "nccl" else "gloo"
         return cls(store, ChannelAddress(kind, host, store.port, workers + 1, timeout_s))
 
     @classmethod

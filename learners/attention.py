@@ -40,12 +40,12 @@ class PackedLayout:
     Attributes:
         source: [P] token that each slot reads; padding slots read some token, and nothing reads them.
         slot: [T] slot of each token.
-        groups: (first slot, sequences, padded length) of each batch.
+        groups: (sequences, padded length) of each batch; batches lie one after the other.
     """
 
     source: Tensor
     slot: Tensor
-    groups: tuple[tuple[int, int, int], ...]
+    groups: tuple[tuple[int, int], ...]
 
 
 class AttentionArguments(TypedDict, total=False):
@@ -80,9 +80,7 @@ def attention_arguments(packed: PackedSequences, attention: str, device: torch.d
             "max_length_q": packed.max_len,
             "max_length_k": packed.max_len,
         }
-    raise ValueError(
-        f"attention {attention!r} cannot read packed rows: load the model with {PACKED!r} or {FLASH!r}"
-    )
+    raise ValueError(f"attention {attention!r} cannot read packed rows: load the model with {PACKED!r} or {FLASH!r}")
 
 
 def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
@@ -92,7 +90,7 @@ def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     slot = torch.empty(sum(lengths), dtype=torch.int64)
     sources: list[Tensor] = []
-    groups: list[tuple[int, int, int]] = []
+    groups: list[tuple[int, int]] = []
     first = begin = 0
     while begin < len(order):
         longest = lengths[order[begin]]
@@ -105,7 +103,7 @@ def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
         real = place < size[rows][:, None]
         slot[source[real]] = first + real.flatten().nonzero().squeeze(1)
         sources.append(source.flatten())
-        groups.append((first, end - begin, longest))
+        groups.append((end - begin, longest))
         first += (end - begin) * longest
         begin = end
     return PackedLayout(torch.cat(sources).to(device), slot.to(device), tuple(groups))
@@ -116,9 +114,7 @@ class _Pad(torch.autograd.Function):
     docstring)."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, packed: Tensor, source: Tensor, slot: Tensor
-    ) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, packed: Tensor, source: Tensor, slot: Tensor) -> Tensor:
         ctx.save_for_backward(slot)
         return packed.index_select(0, source)
 
@@ -174,26 +170,24 @@ def packed_attention(
         sinks).
     """
     if packed_layout is None:
-        raise ValueError(
-            f"{PACKED} needs `packed_layout` in the model's forward: call it through learners.policy"
-        )
+        raise ValueError(f"{PACKED} needs `packed_layout` in the model's forward: call it through learners.policy")
     if softcap is not None or s_aux is not None:
         raise ValueError("this model caps its attention scores or uses sinks: it needs flash-attn on a GPU")
     layout = packed_layout
+    # Split, not sliced: the gradient of a split is one concatenation.
+    sizes = [count * length for count, length in layout.groups]
     q, k, v = (
-        _Pad.apply(part[0].transpose(0, 1), layout.source, layout.slot) for part in (query, key, value)
+        _Pad.apply(part[0].transpose(0, 1), layout.source, layout.slot).split(sizes) for part in (query, key, value)
     )
-    outputs = []
-    for first, count, length in layout.groups:
-        batch = slice(first, first + count * length)
-        outputs.append(
-            _attend(
-                *(part[batch].unflatten(0, (count, length)).transpose(1, 2) for part in (q, k, v)),
-                scaling=scaling,
-                dropout=dropout,
-                window=sliding_window,
-            )
+    outputs = [
+        _attend(
+            *(part.unflatten(0, shape).transpose(1, 2) for part in parts),
+            scaling=scaling,
+            dropout=dropout,
+            window=sliding_window,
         )
+        for shape, *parts in zip(layout.groups, q, k, v, strict=True)
+    ]
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return _Unpad.apply(joined, layout.slot).unsqueeze(0), None
 

@@ -39,9 +39,7 @@ class CorrectionInput:
     high: float = 2.0
 
 
-def correction_weights(
-    given: CorrectionInput, level: Level, mode: Mode
-) -> tuple[Tensor, Mapping[str, Tensor]]:
+def correction_weights(given: CorrectionInput, level: Level, mode: Mode) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Weight of each token: [N], without gradient.
 
     Returns:

@@ -29,7 +29,7 @@ from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, MiniBatch, cut_minibatches
 from learners.objective import ObjectiveInput, objective
 from learners.optimizer import ShardedAdamW
-from learners.packing import pack
+from learners.packing import PackedSequences, pack
 from learners.perturbation import Perturbation
 from learners.policy import (
     Policy,
@@ -40,7 +40,7 @@ from learners.policy import (
     save_policy,
 )
 from learners.settings import AlgorithmSettings, TrainerSettings
-from learners.sharding import gather, shard_policy
+from learners.sharding import gather, reshard, shard_policy
 from learners.step_metrics import describe, record
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
 
@@ -129,13 +129,19 @@ class Learner:
         """
         ahead = self._algorithm.old_logprobs == "recompute" and len(minibatches) > 1
         return [
-            [self._frozen_forward(micro) if ahead else None for micro in minibatch.micro_batches]
+            [
+                self._forward_only(micro.packed, micro.positions, self._temperature) if ahead else None
+                for micro in minibatch.micro_batches
+            ]
             for minibatch in minibatches
         ]
 
     @torch.no_grad()
-    def _frozen_forward(self, micro: MicroBatch) -> Tensor:
-        seen: TokenLogprobs = self._policy(micro.packed, micro.positions, self._temperature)
+    def _forward_only(self, packed: PackedSequences, positions: Tensor | None, temperature: float) -> Tensor:
+        try:
+            seen: TokenLogprobs = self._policy(packed, positions, temperature)
+        finally:
+            reshard(self._policy)
         return seen.logprobs
 
     def _update(
@@ -180,9 +186,7 @@ class Learner:
             dist.broadcast_object_list(shared, src=0)
         return WeightManifest(version, shared[0]), full
 
-    def truth(
-        self, manifest: WeightManifest, tensors: Mapping[str, Tensor], probe_ids: Sequence[int]
-    ) -> WeightTruth:
+    def truth(self, manifest: WeightManifest, tensors: Mapping[str, Tensor], probe_ids: Sequence[int]) -> WeightTruth:
         """What attestation compares with; `tensors` is this rank's part of `snapshot` (so checksums exist on
         rank 0).
 
@@ -191,12 +195,10 @@ class Learner:
         checksums = {name: checksum(tensor) for name, tensor in tensors.items()}
         return WeightTruth(manifest, checksums, self.probe_logprobs(probe_ids))
 
-    @torch.no_grad()
     def probe_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Logprob of each token after the first at temperature 1, computed with the weights in the wire
         dtype."""
-        seen: TokenLogprobs = self._policy(pack([token_ids]))
-        return [float(value) for value in seen.logprobs.tolist()]
+        return [float(value) for value in self._forward_only(pack([token_ids]), None, 1.0).tolist()]
 
     def perturb(self, seed: int, scale: float) -> None:
         """Change every matrix by seeded noise of `scale` x its own standard deviation, until `restore`.

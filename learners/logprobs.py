@@ -44,9 +44,7 @@ def chunked_logprobs(
         ValueError: the temperature is not positive.
     """
     if temperature <= 0:
-        raise ValueError(
-            f"temperature {temperature} has no logprobs: sample at one above 0 to train on the answers"
-        )
+        raise ValueError(f"temperature {temperature} has no logprobs: sample at one above 0 to train on the answers")
     chunk = max(1, chunk_elements // head_weight.shape[0])
     logprobs, entropy = _ChunkedLogprobs.apply(hidden, head_weight, head_bias, targets, temperature, chunk)
     return TokenLogprobs(logprobs, entropy)

@@ -41,10 +41,7 @@ class MicroBatch:
         """The [N] tensors on a device; the row moves in the model's forward."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in ("sequence", "behaviour", "advantages", "staleness")
-        }
+        moved = {name: getattr(self, name).to(device) for name in ("sequence", "behaviour", "advantages", "staleness")}
         return replace(self, **moved)
 
 

@@ -78,9 +78,7 @@ def token_logprobs(model: PreTrainedModel, packed: PackedSequences, temperature:
     return logprobs
 
 
-def load_policy(
-    folder_or_id: str, dtype: torch.dtype = torch.float32, attention: str = PACKED
-) -> PreTrainedModel:
+def load_policy(folder_or_id: str, dtype: torch.dtype = torch.float32, attention: str = PACKED) -> PreTrainedModel:
     """Load a causal language model for packed rows, on the CPU, in training mode.
 
     Args:
@@ -97,9 +95,7 @@ def load_policy(
         config = AutoConfig.from_pretrained(folder_or_id)
         changed = [key for key in _HEAD_CHANGES if getattr(config, key, None) not in (None, 1, 1.0)]
         if changed:
-            raise PolicyError(
-                f"model={folder_or_id}: its {changed[0]} changes logits after the head: not supported"
-            )
+            raise PolicyError(f"model={folder_or_id}: its {changed[0]} changes logits after the head: not supported")
         model = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=dtype, attn_implementation=attention)
     except (OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

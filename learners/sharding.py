@@ -31,6 +31,19 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            # Without it a factor of one's own goes through NCCL's PreMulSum, which gloo lacks.
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def reshard(policy: Policy) -> None:
+    """Drop gathered parameters, so that the shards are again what the policy's parameters are.
+
+    A backward pass does so by itself. After a forward pass alone it must be said: units that stay gathered would
+    compute with old values after the shards have changed.
+    """
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local_shard(tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from learners.packing import pack, plan_micro_batches
@@ -169,9 +170,10 @@ def cross_entropy_sum(
         for start, example in zip(packed.cu_seqlens.tolist(), examples, strict=False)
         for place in range(start + len(example.prompt_ids) - 1, start + len(example) - 1)
     ]
-    device_type = next(model.parameters()).device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        logprobs: Tensor = Policy(model)(packed, torch.tensor(positions)).logprobs
+    policy = Policy(model)
+    # Cast anew in each pass: gradients flow through the cast into the float32 masters.
+    cast = {} if dtype == "float32" else {name: p.to(torch.bfloat16) for name, p in policy.named_parameters()}
+    logprobs: Tensor = functional_call(policy, cast, (packed, torch.tensor(positions))).logprobs
     return -logprobs.sum()
 
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
 from orchestrator.errors import SettingError
 from orchestrator.prompts import DataSettings
 
@@ -34,22 +32,20 @@ def load_table(settings: DataSettings) -> "Dataset":
     else:
         where, table = str(settings.hub), _from_hub(settings)
     if len(table) == 0:
-        raise SettingError(f"data.{_kind(settings)}", f"{where} has no rows", "give data with at least one prompt")
+        raise SettingError(
+            "data.path" if settings.path is not None else "data.hub",
+            f"{where} has no rows",
+            "give data with at least one prompt",
+        )
     for setting in ("question_column", "answer_column"):
         column = getattr(settings, setting)
         if column is not None and column not in table.column_names:
             near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.5)
             guess = f", did you mean {near[0]}?" if near else ""
-            others = "set data.answer_column=null where there are no answers" if setting == "answer_column" else ""
-            fix = f"the columns are {', '.join(table.column_names)}"
-            raise SettingError(
-                f"data.{setting}", f"{where} has no column {column!r}{guess}", f"{fix}; {others}" if others else fix
-            )
+            others = "; set data.answer_column=null where there are no answers" if setting == "answer_column" else ""
+            fix = f"the columns are {', '.join(table.column_names)}{others}"
+            raise SettingError(f"data.{setting}", f"{where} has no column {column!r}{guess}", fix)
     return table
-
-
-def _kind(settings: DataSettings) -> str:
-    return "path" if settings.path is not None else "hub"
 
 
 def _files(path: Path) -> list[Path]:
@@ -87,7 +83,9 @@ def _from_files(files: list[Path]) -> "Dataset":
     read = {".csv": Dataset.from_csv, ".parquet": Dataset.from_parquet}.get(files[0].suffix, Dataset.from_json)
     try:
         with _quiet():
-            return read([str(file) for file in files])
+            table = read([str(file) for file in files])
+            table.data.table.validate(full=True)  # the reader takes any bytes for text
+            return table
     except (DatasetsError, OSError, ValueError, StopIteration) as error:
         for file in files:
             _name_the_fault(file)
@@ -130,16 +128,19 @@ def _check_lines(file: Path) -> None:
 def _check_csv(file: Path) -> None:
     with file.open(encoding="utf-8", newline="") as lines:
         rows = csv.reader(lines)
-        width = len(next(rows, []))
+        width, row = len(next(rows, [])), None
         for row in rows:
             if row and len(row) != width:
                 reason = f"{file} line {rows.line_num}: {len(row)} columns, the first line has {width}"
                 raise SettingError("data.path", reason, "quote fields that hold commas")
+        if row is None:
+            raise SettingError("data.path", f"{file} has no rows", "give data with at least one prompt")
 
 
 def _from_hub(settings: DataSettings) -> "Dataset":
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the client that this version uses
 
     try:
         with _quiet():
@@ -147,7 +148,7 @@ def _from_hub(settings: DataSettings) -> "Dataset":
     except DatasetNotFoundError:
         reason = f"there is no data set {settings.hub!r} on the hub, or it cannot be seen without logging in"
         raise SettingError("data.hub", reason, "check the id, or give data.path") from None
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         reason = f"the hub cannot be reached for {settings.hub!r} ({_first_line(error)})"
         raise SettingError("data.hub", reason, "check the network, or give a local file as data.path") from None
     except (DatasetsError, ValueError) as error:
@@ -164,13 +165,17 @@ def _first_line(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """No progress bars, and no log lines for what becomes an error of ours."""
     import datasets
+    import huggingface_hub
 
-    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    loggers = (datasets.logging, huggingface_hub.logging)
+    bars, levels = datasets.are_progress_bars_disabled(), [logger.get_verbosity() for logger in loggers]
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    for logger in loggers:
+        logger.set_verbosity(logger.CRITICAL)
     try:
         yield
     finally:
-        datasets.logging.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
         if not bars:
             datasets.enable_progress_bars()

@@ -31,7 +31,7 @@ _PLAIN = re.compile(
     r"(?P<whole>\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+|\d+)?(?P<fraction>\.\d+)?(?:\s*/\s*(?P<below>\d+))?\.?"
 )
 _UNIT = re.compile(r"(?<=[\d.])(?:\s+(?!percent|hundred|thousand|[mb]illion|trillion|dozen)[A-Za-z]{3,}){1,5}\.?$")
-"""What is counted ("72 clips"): words behind a number, short ones aside, which may be variables, and those that scale it."""
+"""What is counted ("72 clips"): words behind a number, but not short ones (variables) or those that scale it."""
 _LAST_NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?")
 _EXTRACTION = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 

@@ -19,6 +19,8 @@ from rewards.wire import Channel, ChannelClosedError
 
 _REAP_TIMEOUT_S = 10.0
 """A killed process is gone in milliseconds, unless the machine swaps."""
+_LAST_WORDS_S = 1.0
+"""A process that closed its channel is on its way out; waiting for it tells its exit code from our kill."""
 
 
 class RetiredError(Exception):
@@ -59,7 +61,7 @@ class ScoringChild:
 
         Raises: RewardSetupError where the child refuses, dies or takes longer than `start_timeout_s`.
         """
-        if self._ready and self._process is not None and self._process.poll() is None:
+        if self._ready and self._process is not None and not _has_ended(self._process):
             return
         if self._ready:
             self.kill()  # it died between two samples, which is not the next one's fault
@@ -72,7 +74,8 @@ class ScoringChild:
             allowed = f"{self._settings.start_timeout_s:g} s"
             raise RewardSetupError(f"reward.start_timeout_s: terms not loaded after {allowed}; raise it") from None
         except ChannelClosedError:
-            raise RewardSetupError(f"reward: the scoring process {self.kill()} while it loaded its terms") from None
+            end = self.kill(_LAST_WORDS_S)
+            raise RewardSetupError(f"reward: the scoring process {end} while it loaded its terms") from None
         except OSError as error:
             raise RewardSetupError(f"reward: cannot start a scoring process: {error}") from error
         if reply.kind != "ready":
@@ -96,8 +99,11 @@ class ScoringChild:
         self._replace()
         return Score(self._settings.fallback, {}, verdict, seconds)
 
-    def kill(self) -> str:
-        """End the process and whatever it started. Returns how it ended, in words."""
+    def kill(self, grace_s: float = 0.0) -> str:
+        """End the process and whatever it started, after a time in which it may end by itself.
+
+        Returns: how it ended, in words.
+        """
         with self._lock:
             process, channel = self._process, self._channel
             self._process = self._channel = None
@@ -105,15 +111,14 @@ class ScoringChild:
         if process is None or channel is None:
             return "was stopped"
         channel.close()
-        return _end(process)
+        return _end(process, grace_s)
 
     def retire(self) -> None:
         """Kill, for good; a `score` in progress in another thread gets its fallback."""
         with self._lock:
             self._retired = True
-            process = self._process
-        if process is not None:
-            _signal_group(process)
+            if self._process is not None:
+                _signal_group(self._process)  # under the lock, so that nobody has reaped it
 
     def _ask(self, response: Response) -> Score | str:
         assert self._channel is not None
@@ -125,7 +130,7 @@ class ScoringChild:
         except TimeoutError:
             return f"no verdict within reward.deadline_s={deadline_s:g}"
         except ChannelClosedError:
-            return f"the scoring process {self.kill()}"
+            return f"the scoring process {self.kill(_LAST_WORDS_S)}"
         if reply.kind == "score" and reply.score is not None:
             return reply.score
         return f"out of memory at reward.memory_mb={self._settings.memory_mb}"
@@ -159,7 +164,18 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join([*path, os.getcwd()]), "PYTHONHASHSEED": "0"}
 
 
-def _end(process: subprocess.Popen[bytes]) -> str:
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Looks without reaping: until it is reaped, the process keeps its pid, and that names its group."""
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True  # a parent that ignores SIGCHLD has its children reaped by the kernel
+
+
+def _end(process: subprocess.Popen[bytes], grace_s: float) -> str:
+    until = time.monotonic() + grace_s
+    while not _has_ended(process) and time.monotonic() < until:
+        time.sleep(0.002)
     _signal_group(process)
     try:
         code = process.wait(_REAP_TIMEOUT_S)
@@ -169,9 +185,7 @@ def _end(process: subprocess.Popen[bytes]) -> str:
 
 
 def _signal_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child's group. The pid names the group only as long as the child is not reaped."""
-    if process.returncode is not None:
-        return
+    """SIGKILL to the child and whatever it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -58,10 +58,6 @@ def test_a_value_that_is_none_is_an_error(terms: tuple[dict[str, object], ...], 
 
 
 def test_an_error_has_a_bounded_length_and_no_broken_characters() -> None:
-    class Hostile(dict[str, float]):
-        def __repr__(self) -> str:
-            return "\ud800" * 100_000
-
     text = Response("s", "q", "x", metadata={"task": "nothing \ud800" * 100_000, "entry": {}})
     error = reward({"name": "reasoning_gym"}).score(text).error
     assert error is not None
@@ -71,11 +67,6 @@ def test_an_error_has_a_bounded_length_and_no_broken_characters() -> None:
 
 def test_memory_is_the_processs_business() -> None:
     class Full:
-        def __eq__(self, other: object) -> bool:
-            raise MemoryError
-
-        __hash__ = None  # type: ignore[assignment]
-
         def strip(self) -> str:
             raise MemoryError
 

@@ -18,7 +18,7 @@ def test_every_built_in_name_is_registered_by_the_module_it_names() -> None:
 def test_a_name_is_given_once() -> None:
     registry = TermRegistry()
     registry.register("a", Term(len))
-    with pytest.raises(ValueError, match="'a' is already builtins.len"):
+    with pytest.raises(ValueError, match=r"'a' is already builtins\.len"):
         registry.register("a", Term(abs))
     assert registry["a"].function is len
 
@@ -32,7 +32,9 @@ def test_the_decorator_refuses_a_taken_name() -> None:
             return 0.0
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("mathh", "math"), ("reasoning-gym", "reasoning_gym"), ("formt", "format")])
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("mathh", "math"), ("reasoning-gym", "reasoning_gym"), ("formt", "format")]
+)
 def test_a_miss_names_the_near_miss(wrong: str, near: str) -> None:
     with pytest.raises(UnknownTermError, match=f"did you mean {near}"):
         check_name(wrong)

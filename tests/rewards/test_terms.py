@@ -72,6 +72,8 @@ def test_right_answers_of_many_forms(text: str, reference: str) -> None:
         (r"72 \boxed{73}", "72"),
         ("72\n#### 73", "72"),
         ("####", "72"),
+        ("#### 72 million", "72"),
+        ("#### 72 x", "72"),
         (r"\boxed{\frac{1}{0}}", "72"),
         ("#### 72/0", "72"),
         (r"\boxed{7.2}", "72"),

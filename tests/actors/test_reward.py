@@ -1,0 +1,72 @@
+"""The reward worker as a plain object, and as what it is for: a Ray actor."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from actors.reward import RewardWorker
+from rewards.compose import RewardSetupError
+from rewards.response import Response
+from rewards.settings import RewardSettings
+
+TIMEOUT_S = 120.0
+OBEY = {"name": "tests.rewards.misbehaving:obey"}
+SETTINGS = RewardSettings.model_validate({"terms": [{"name": "math"}, OBEY], "deadline_s": 1.0, "fallback": -7.0})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    yield
+    if started_here:
+        ray.shutdown()
+
+
+def test_a_plain_worker_scores_and_closes() -> None:
+    worker = RewardWorker(SETTINGS)
+    worker.warm_up()
+    scores = worker.score([Response("s/0", "q", "#### 5", "5"), Response("s/1", "q", "loop", "5")])
+    worker.close()
+    assert scores[0].terms == {"math": 1.0, "obey": 6.0}
+    assert scores[1].total == -7.0
+    with pytest.raises(RuntimeError, match="closed"):
+        worker.score([])
+
+
+def test_an_actor_scores_concurrent_calls_whatever_the_answers_do(cluster: None) -> None:
+    worker = ray.remote(num_cpus=0, max_concurrency=4)(RewardWorker).remote(SETTINGS)
+    try:
+        ray.get(worker.warm_up.remote(), timeout=TIMEOUT_S)
+        texts = [["#### 5", "loop"], ["exit 3", "#### 5"], ["#### 6"]]
+        calls = [worker.score.remote([Response("s", "q", text, "5") for text in group]) for group in texts]
+        groups = ray.get(calls, timeout=TIMEOUT_S)
+        assert [[score.total for score in group] for group in groups] == [[7.0, -7.0], [-7.0, 7.0], [6.0]]
+        assert "exited with code 3" in groups[1][0].error
+    finally:
+        ray.kill(worker)
+
+
+def test_the_children_die_with_a_killed_actor(cluster: None) -> None:
+    worker = ray.remote(num_cpus=0)(RewardWorker).remote(SETTINGS)
+    ray.get(worker.warm_up.remote(), timeout=TIMEOUT_S)
+    (score,) = ray.get(worker.score.remote([Response("s", "q", "pid", "5")]), timeout=TIMEOUT_S)
+    child = Path(f"/proc/{int(score.terms['obey'])}")
+    assert child.exists()
+    ray.kill(worker)
+    until = time.monotonic() + 10.0
+    while child.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not child.exists()
+
+
+def test_a_reward_that_cannot_work_says_so_at_warm_up(cluster: None) -> None:
+    wrong = RewardSettings.model_validate({"terms": [{"name": "math", "options": {"tolerance": 1}}]})
+    worker = ray.remote(num_cpus=0)(RewardWorker).remote(wrong)
+    with pytest.raises(RewardSetupError, match="it takes: none"):
+        ray.get(worker.warm_up.remote(), timeout=TIMEOUT_S)
+    ray.kill(worker)

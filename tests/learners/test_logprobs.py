@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from learners.logprobs import chunked_logprobs
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(11, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    bias = torch.randn(9, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, 9, (11,), generator=generator)
+    return hidden.float(), weight.float(), bias.float(), targets
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 9 * 4, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_the_plain_softmax_in_value_gradient_and_entropy(chunk_elements: int, temperature: float) -> None:
+    hidden, weight, bias, targets = (t.requires_grad_() if t.is_floating_point() else t for t in inputs())
+    upstream = torch.linspace(-1, 1, 11)
+    table = ((hidden @ weight.T + bias) / temperature).log_softmax(-1)
+    plain = table.gather(-1, targets[:, None]).squeeze(-1)
+    expected = torch.autograd.grad((plain * upstream).sum(), (hidden, weight, bias))
+    got = chunked_logprobs(hidden, weight, bias, targets, temperature=temperature, chunk_elements=chunk_elements)
+    torch.testing.assert_close(got.logprobs, plain)
+    torch.testing.assert_close(got.entropy, -(table.exp() * table).sum(-1))
+    assert not got.entropy.requires_grad
+    actual = torch.autograd.grad((got.logprobs * upstream).sum(), (hidden, weight, bias))
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_two_words_by_hand() -> None:
+    # Logits (ln 3, 0): probabilities 3/4 and 1/4.
+    hidden = torch.tensor([[3.0]]).log().requires_grad_()
+    weight = torch.tensor([[1.0], [0.0]])
+    got = chunked_logprobs(hidden, weight, None, torch.tensor([0]))
+    assert got.logprobs.item() == pytest.approx(-0.2876820724)
+    assert got.entropy.item() == pytest.approx(0.5623351446)
+    got.logprobs.backward()
+    # d log p0 / d hidden = w0 - (3/4 w0 + 1/4 w1) = 1/4
+    assert hidden.grad is not None
+    assert hidden.grad.item() == pytest.approx(0.25)
+
+
+def test_no_token_still_takes_part_in_backward() -> None:
+    hidden, weight, _, _ = inputs()
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    chunked_logprobs(hidden[:0], weight, None, torch.zeros(0, dtype=torch.int64)).logprobs.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_greedy_temperature_is_refused() -> None:
+    hidden, weight, _, targets = inputs()
+    with pytest.raises(ValueError, match="temperature 0"):
+        chunked_logprobs(hidden, weight, None, targets, temperature=0.0)

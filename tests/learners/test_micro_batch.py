@@ -1,0 +1,57 @@
+import pytest
+
+from learners.batch import TrainSequence
+from learners.micro_batch import cut_minibatches, micro_batch
+
+
+def sequence(name: str, prompt: int, mask: tuple[bool, ...]) -> TrainSequence:
+    length = len(mask)
+    return TrainSequence(
+        sequence_id=name,
+        prompt_ids=tuple(range(100, 100 + prompt)),
+        response_ids=tuple(range(length)),
+        behaviour_logprobs=tuple(-1.0 - place for place in range(length)),
+        versions=tuple(range(length)),
+        advantages=tuple(10.0 + place for place in range(length)),
+        loss_mask=mask,
+    )
+
+
+def test_trained_tokens_line_up_with_the_row() -> None:
+    micro = micro_batch([sequence("a", 2, (True, False, True)), sequence("b", 1, (True,))], version=4)
+    # Row: 100 101 | 0 1 2 || 100 | 0; trained: a's 0 and 2, b's 0.
+    row = micro.packed.input_ids
+    assert row[micro.positions + 1].tolist() == [0, 2, 0]
+    assert micro.positions.tolist() == [1, 3, 5]
+    assert micro.sequence.tolist() == [0, 0, 1]
+    assert micro.behaviour.tolist() == [-1.0, -3.0, -1.0]
+    assert micro.advantages.tolist() == [10.0, 12.0, 10.0]
+    assert micro.staleness.tolist() == [4, 2, 4]
+
+
+def test_minibatches_keep_order_and_count_their_own() -> None:
+    items = [sequence(str(n), 2, (True,) * (n + 1)) for n in range(5)]
+    cut = cut_minibatches(items, version=9, minibatches=2, token_budget=100, rank=0, ranks=1)
+    assert [(part.counts.tokens, part.counts.sequences) for part in cut] == [(1 + 2, 2), (3 + 4 + 5, 3)]
+
+
+def test_ranks_share_the_tokens_and_know_the_whole_counts() -> None:
+    items = [sequence(str(n), 2, (True,) * (n + 1)) for n in range(7)]
+    parts = [
+        cut_minibatches(items, version=9, minibatches=1, token_budget=20, rank=rank, ranks=2)[0] for rank in range(2)
+    ]
+    assert all(part.counts.tokens == 28 for part in parts)
+    assert sum(micro.positions.numel() for part in parts for micro in part.micro_batches) == 28
+    assert len(parts[0].micro_batches) == len(parts[1].micro_batches)
+
+
+def test_untrained_sequences_cost_nothing() -> None:
+    items = [sequence("a", 2, (False, False)), sequence("b", 2, (True, False))]
+    (part,) = cut_minibatches(items, version=9, minibatches=3, token_budget=100, rank=0, ranks=1)
+    assert part.counts.sequences == 1
+    assert part.micro_batches[0].packed.input_ids.numel() == 4
+
+
+def test_nothing_to_train_on() -> None:
+    with pytest.raises(ValueError, match="nothing to train on"):
+        cut_minibatches([sequence("a", 1, (False,))], version=0, minibatches=1, token_budget=9, rank=0, ranks=1)
