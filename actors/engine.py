@@ -12,9 +12,10 @@ Invariants that every engine guarantees:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from learners.weights import WeightManifest
+if TYPE_CHECKING:  # This module is plain data and stays free of torch.
+    from learners.weights import WeightManifest
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -154,7 +155,7 @@ class Engine(Protocol):
     async def open_channel(self, address: ChannelAddress) -> None:
         """Join the sender's channel; blocks until both sides are there or the channel's timeout passes."""
 
-    async def receive_weights(self, manifest: WeightManifest) -> Mapping[str, int]:
+    async def receive_weights(self, manifest: "WeightManifest") -> Mapping[str, int]:
         """Receive and load one set of weights while the sender sends it; call between `pause` and `resume`.
 
         Tokens sampled from now on carry `manifest.version`; new requests never reuse KV of older weights.

@@ -1,7 +1,7 @@
 """What runs inside vLLM's worker process: the transfer engines `paceline_gloo` and `paceline_nccl`.
 
 vLLM imports this module in every worker, because `WeightWorker` is named as its `worker_extension_cls`; importing
-it registers the engines.
+it registers the engines and readies the process.
 
 Invariants:
 - the checksum of each tensor is taken of the bytes as they arrived, before anything is loaded;
@@ -193,5 +193,9 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
+if torch.cpu._is_amx_tile_supported():
+    # vLLM's bfloat16 attention uses AMX tiles, for which Linux wants a process to ask. Nothing in vLLM asks: the first
+    # large matrix product does so in passing. The profiling run used to be that product, and is skipped.
+    torch.cpu._init_amx()
 WeightTransferEngineFactory.register_engine("paceline_gloo", GlooTransferEngine)
 WeightTransferEngineFactory.register_engine("paceline_nccl", NcclTransferEngine)

@@ -226,10 +226,8 @@ def _attend_short(query: Tensor, key: Tensor, value: Tensor, scaling: float | No
     count, heads, length, width = query.shape
     if heads != key.shape[1]:
         key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
-    scale = width**-0.5 if scaling is None else scaling
-    output = short_attention.short_attention(
-        *(part.reshape(count * heads, length, width) for part in (query, key, value)), scale
-    )
+    query, key, value = (part.reshape(count * heads, length, width) for part in (query, key, value))
+    output = short_attention.short_attention(query, key, value, width**-0.5 if scaling is None else scaling)
     return output.view(count, heads, length, width).transpose(1, 2).flatten(0, 1)
 
 

@@ -26,7 +26,7 @@ from learners.batch import TrainBatch
 from learners.checkpoint import load_sharded, save_sharded
 from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
-from learners.micro_batch import MicroBatch, MiniBatch, cut_minibatches
+from learners.micro_batch import MiniBatch, cut_minibatches
 from learners.objective import ObjectiveInput, objective
 from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences, pack

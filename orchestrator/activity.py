@@ -6,7 +6,6 @@ the engines' idle time is a sampled figure. Invariant: figures cover the time fr
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ class Activity:
         self._fleet, self._rewards, self._dispatcher, self._progress = fleet, rewards, dispatcher, progress
         self._clock = clock
         self._learner = "starts"
-        self._idle: defaultdict[str, float] = defaultdict(float)
+        self._idle: dict[str, float] = {}
         self._began = self._lap_began = clock()
         self._waited = 0.0
         self._lap_tokens = 0
@@ -63,7 +62,8 @@ class Activity:
     def begin(self) -> None:
         """Training starts: count from here."""
         self._began = self._lap_began = self._clock()
-        self._waited, self._lap_tokens, self._idle = 0.0, self._fleet.tokens, defaultdict(float)
+        self._waited, self._lap_tokens = 0.0, self._fleet.tokens
+        self._idle = dict.fromkeys(["learner", *(member.name for member in self._fleet.members)], 0.0)
         self._running = True
 
     def end(self) -> None:
@@ -84,7 +84,7 @@ class Activity:
         try:
             yield
         finally:
-            if idle:
+            if idle and self._running:
                 seconds = self._clock() - start
                 self._waited += seconds
                 self._idle["learner"] += seconds
@@ -103,8 +103,7 @@ class Activity:
 
     def idle_fractions(self) -> dict[str, float]:
         """Share of the training time that each actor stood idle."""
-        names = ["learner", *(member.name for member in self._fleet.members)]
-        return {name: round(self._idle[name] / self.train_s, 4) if self.train_s > 0 else 0.0 for name in names}
+        return {name: round(idle / self.train_s, 4) for name, idle in self._idle.items() if self.train_s > 0}
 
     def _doing(self) -> dict[str, str]:
         engines = {

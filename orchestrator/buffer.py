@@ -1,8 +1,8 @@
 """Scored groups that wait for the learner.
 
 Invariants: groups leave oldest dispatch first, each once; a batch is whole or there is none; a batch leaves only if no
-other group becomes too stale by it (`StalenessRule.leaves_time_for`). With `max_staleness` 0 this makes batch k exactly the k-th
-`batch` accepted dispatches, in order.
+other group becomes too stale by it (`StalenessRule.leaves_time_for`). With `max_staleness` 0 this makes batch k exactly
+the k-th `batch` accepted dispatches, in order.
 """
 
 from collections.abc import Iterable

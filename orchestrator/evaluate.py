@@ -50,6 +50,9 @@ class Evaluator:
         self._term, self._decode, self._seed = correctness_term, decode, seed
         self._rounds = count()
 
+    def __len__(self) -> int:
+        return len(self._prompts)
+
     async def run(
         self, fleet: RolloutFleet, rewards: RewardClient, on_answer: Callable[[int, int], None]
     ) -> EvalResult:

@@ -117,7 +117,7 @@ async def _start_actors(
         raise RunError(f"an actor did not start: {reason}", "its log lies in Ray's session folder") from error
     return Actors(
         RolloutFleet(rollout, answer_timeout_s=recipe.rollout.answer_timeout_s, faults=faults),
-        RewardClient(rewards, deadline_s=recipe.reward.deadline_s),
+        RewardClient(rewards, recipe.reward),
         LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s),
     )
 

@@ -5,9 +5,10 @@ A rank that fails fails the verb, and with it the run: the group has no partial 
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -18,6 +19,8 @@ from learners.batch import TrainBatch
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError
+
+T = TypeVar("T")
 
 
 class LearnerGroup:
@@ -73,7 +76,7 @@ class LearnerGroup:
     def _io(self, verb: str, *args: object) -> "ray.ObjectRef":
         return getattr(self._ranks[0], verb).options(concurrency_group="io").remote(*args)
 
-    async def _collective(self, what: str, calls: Sequence["ray.ObjectRef"]) -> list:
+    async def _collective(self, what: str, calls: Sequence[Awaitable[T]]) -> list[T]:
         try:
             return await all_within(self._timeout_s, calls, what)
         except RayTaskError as error:

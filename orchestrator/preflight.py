@@ -49,8 +49,8 @@ class Prepared:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def probe(self, length: int) -> tuple[int, ...]:
-        """The sequence on which engine and learner must agree: held-out prompts, one after another."""
-        ids = [token for _, prompt_ids in self.eval_prompts for token in prompt_ids]
+        """The sequence on which engine and learner must agree: prompts, one after another, cut to `length`."""
+        ids = [token for prompt in self.source.preview() for token in self.encode(prompt)]
         return tuple((ids * (1 + length // len(ids)))[:length])
 
 

@@ -15,6 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+PRINT_EVERY_S = 10.0
+"""Where there is no terminal, how often a long phase says how far it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
@@ -39,8 +42,8 @@ class Progress:
         self._started = time.monotonic()
         self._phase = "starting"
         self._part: tuple[float, float] | None = None
+        self._printed_part = self._started
         self._actors: dict[str, str] = {}
-        self._last: StepLine | None = None
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -54,36 +57,39 @@ class Progress:
 
     def phase(self, text: str) -> None:
         """A new phase begins, e.g. ``starting the engine``."""
-        self._phase, self._part = text, None
-        self._console.print(Text(f"{self._clock()}  {text}", style="dim"))
+        self._phase, self._part, self._printed_part = text, None, time.monotonic()
+        self._print(Text(f"{self._clock()}  {text}", style="dim"))
 
     def part(self, done: float, total: float, note: str = "") -> None:
         """How far the phase has come."""
-        first_or_tenth = self._part is None or int(10 * done / total) > int(10 * self._part[0] / total)
         self._part = (done, total)
-        if first_or_tenth and not self._console.is_terminal:
-            self._console.print(f"{self._clock()}  {self._phase}: {done:g}/{total:g} {note}".rstrip())
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._printed_part >= PRINT_EVERY_S:
+            self._printed_part = now
+            self._print(f"{self._clock()}  {self._phase}: {done:g}/{total:g} {note}".rstrip())
 
     def actors(self, doing: Mapping[str, str]) -> None:
         """What each actor does now."""
         self._actors = dict(doing)
 
     def step(self, line: StepLine) -> None:
-        self._last = line
         self._part = (line.step, line.steps)
-        self._console.print(
+        self._print(
             f"step {line.step:>4}/{line.steps}  reward {line.reward:6.3f}  length {line.response_tokens:6.1f}  "
             f"{line.tokens_per_s:7,.0f} tok/s  {line.samples_per_s:6.1f} samples/s  "
-            f"staleness {line.staleness:4.2f}  {line.seconds:5.2f} s",
-            highlight=False,
+            f"staleness {line.staleness:4.2f}  {line.seconds:5.2f} s"
         )
 
     def say(self, text: str, style: str = "") -> None:
         """A line that stays, such as a result."""
-        self._console.print(Text(text, style=style))
+        self._print(Text(text, style=style))
 
     def warn(self, text: str) -> None:
-        self._console.print(Text(f"warning: {text}", style="yellow"))
+        self._print(Text(f"warning: {text}", style="yellow"))
+
+    def _print(self, text: str | Text) -> None:
+        """A line that stays above the table; a log keeps it whole, whatever its length."""
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)

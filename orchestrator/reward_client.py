@@ -7,16 +7,20 @@ from ray.actor import ActorHandle
 
 from orchestrator.deadline import within
 from rewards.response import Response, Score
+from rewards.settings import RewardSettings
+
+RESTART_S = 10.0
+"""A child that was killed and its libraries loaded again, on a busy machine."""
 
 
 class RewardClient:
     """Args:
-    deadline_s: of one response; a call's deadline grows with the responses that may stand in line before it.
+    settings: bound each response; a call's deadline grows with the responses that may stand in line before it.
     """
 
-    def __init__(self, actor: ActorHandle, *, deadline_s: float) -> None:
+    def __init__(self, actor: ActorHandle, settings: RewardSettings) -> None:
         self._actor = actor
-        self._deadline_s = deadline_s
+        self._settings = settings
         self._waiting = 0
 
     @property
@@ -28,8 +32,9 @@ class RewardClient:
         """A score for each response, in order."""
         self._waiting += len(responses)
         try:
-            # Each response is bounded by its own deadline in the pool: the sum bounds the queue.
-            patience = 30.0 + self._deadline_s * self._waiting
+            # The worst case: every response in line runs into its deadline and costs its child a restart.
+            each = self._settings.deadline_s + RESTART_S
+            patience = self._settings.start_timeout_s + each * self._waiting
             return await within(patience, self._actor.score.remote(responses), "reward worker")
         finally:
             self._waiting -= len(responses)

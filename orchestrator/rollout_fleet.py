@@ -60,7 +60,6 @@ class Member:
     outbox: list[GenerationRequest] = field(default_factory=list)
     load: EngineLoad = field(default_factory=lambda: EngineLoad(0, 0, 0.0))
     version: int = 0
-    tokens: int = 0
     pump: "asyncio.Task[None] | None" = None
 
 
@@ -84,7 +83,8 @@ class RolloutFleet:
         self._answer_timeout_s = answer_timeout_s
         self._faults = faults
         self._clock = clock
-        self._tokens_lost_workers = 0
+        self.tokens = 0
+        """Response tokens delivered since the fleet began."""
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -94,11 +94,6 @@ class RolloutFleet:
     @property
     def version(self) -> int:
         return min((member.version for member in self._members.values()), default=0)
-
-    @property
-    def tokens(self) -> int:
-        """Response tokens delivered since the fleet began."""
-        return self._tokens_lost_workers + sum(member.tokens for member in self._members.values())
 
     def begin(self) -> None:
         """Start collecting; call on the event loop that will await `sample`."""
@@ -127,7 +122,6 @@ class RolloutFleet:
         if member is None:
             return
         self._quarantined[name] = reason
-        self._tokens_lost_workers += member.tokens
         self._faults.worker_lost(name, reason)
         ray.kill(member.actor, no_restart=True)
         if member.pump is not None and member.pump is not asyncio.current_task():
@@ -204,7 +198,7 @@ class RolloutFleet:
         if trajectory.completion.finish_reason == "abort":
             self._retry(pending, "aborted by the engine")
             return
-        member.tokens += len(trajectory.completion.token_ids)
+        self.tokens += len(trajectory.completion.token_ids)
         if not pending.answer.done():
             pending.answer.set_result(trajectory)
 

@@ -105,7 +105,9 @@ async def deliver(run: Run, truth: WeightTruth) -> None:
 
 
 async def evaluate(run: Run, step: int) -> None:
-    """Held-out accuracy under the weights that the engines serve now."""
+    """Held-out accuracy under the weights that the engines serve now, where anything is held out."""
+    if not len(run.evaluator):
+        return
     run.progress.phase(f"evaluating at step {step}")
     result = await run.evaluator.run(run.actors.fleet, run.actors.rewards, run.progress.part)
     run.log.evaluated(step, "held_out", result)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from transformers import Qwen3ForCausalLM
@@ -30,7 +30,15 @@ _Result = TypeVar("_Result")
 class Subject:
     """A started engine and its reference; `update` moves both to new weights."""
 
-    def __init__(self, kind: str, folder: Path, *, tied: bool, tied_head_remedy: bool = True) -> None:
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        tied: bool,
+        tied_head_remedy: bool = True,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         self.kind = kind
         self.tied = tied
         self.reference: Qwen3ForCausalLM = model_of(0, tied=tied)
@@ -42,7 +50,7 @@ class Subject:
         self._ids = 0
         settings = EngineSettings(
             model=str(folder),
-            dtype="float32",
+            dtype=dtype,
             context_length=CONTEXT_LENGTH,
             max_running=MAX_RUNNING,
             kv_cache_gib=0.25,

@@ -19,7 +19,7 @@ def test_a_folder_that_exists_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match="run_dir: .*Not a directory"):
+    with pytest.raises(SettingError, match=r"run_dir: .*Not a directory"):
         RunDirectory(tmp_path / "file" / "run", "")
 
 

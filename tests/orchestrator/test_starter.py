@@ -1,6 +1,5 @@
 """The starter model in miniature: tokenizer, cache and checkpoint."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase, tex
 
 
 @pytest.mark.parametrize(
-    "text", ["a  b \n\t c", " leading", "\x00\x7f", "é=e\u0301", "👩‍👩‍👧 #### -3", "1 , 2 . don 't"]
+    "text", ["a  b \n\t c", " leading", "\x00\x7f", "é=e\u0301", "\U0001f469\u200d\U0001f467 #### -3", "1 , 2 . don 't"]
 )
 def test_awkward_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -60,7 +59,7 @@ def test_awkward_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase,
 def test_digits_and_signs_are_tokens_and_the_fixed_words_are_few(tokenizer: PreTrainedTokenizerBase) -> None:
     question = "State the final answer to the following arithmetic problem: 4 - 12 + 7 =\n"
     tokens = [tokenizer.decode([token]) for token in tokenizer.encode(question)]
-    assert tokens[-6:] == ["4", " - ", "1", "2", " + ", "7", " =\n"][-6:]
+    assert tokens[-7:] == ["4", " - ", "1", "2", " + ", "7", " =\n"]
     assert len(tokens) <= 9
     assert [tokenizer.decode([token]) for token in tokenizer.encode("4 - 12 = -8")][-4:] == ["2", " = ", "-", "8"]
     assert len(tokenizer) == MICRO.shape.vocab_size
@@ -172,12 +171,3 @@ def test_the_cache_follows_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("PACELINE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_cache() == tmp_path / "home" / ".cache" / "paceline" / "models"
-
-
-def test_no_problem_of_the_warm_up_is_shown_twice_by_chance_of_seed() -> None:
-    """Items are seeded one by one, so that a recipe's prompts at small seeds meet none of the warm-up's items."""
-    small = StarterSettings(training=SupervisedSettings(steps=2, batch_size=4))
-    shape = small.shape
-    tokenizer = train_tokenizer(itertools.islice(tokenizer_texts(small), 50), shape.vocab_size, shape.context)
-    prompts = [tuple(example.prompt_ids) for example in examples(small, tokenizer)]
-    assert len(set(prompts)) == len(prompts) == 8

@@ -1,0 +1,179 @@
+"""Whole runs of the real system: Ray, engines, learner, rewards, weight bus, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.end_to_end.conftest import ROOT, RunFolder, command, environment, paceline
+
+pytestmark = pytest.mark.slow
+WriteRecipe = Callable[..., Path]
+
+
+def run(recipe: Path, *overrides: str) -> RunFolder:
+    done = paceline("train", str(recipe), *overrides)
+    assert done.code == 0, done.out + done.err
+    assert "Traceback" not in done.out + done.err
+    line = next(line for line in done.out.splitlines() if line.strip().startswith("run "))
+    return RunFolder(Path(line.split()[-1]))
+
+
+def test_a_synchronous_run_repeats_with_its_seed(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    recipe = write_recipe(rollout={"max_staleness": 0}, trainer={"steps": 3})
+    runs = [run(recipe, f"run_dir={tmp_path / name}", f"seed={seed}") for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    prompts = [[(e["group"], e["prompt"], e["version"]) for e in r.events("dispatched")] for r in runs]
+    trained = [[(e["step"], e["groups"]) for e in r.events("trained")] for r in runs]
+    answers = [{e["group"]: [a["tokens"] for a in e["answers"]] for e in r.events("finished")} for r in runs]
+    assert prompts[0] == prompts[1]
+    assert trained[0] == trained[1]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2], "another seed must draw other answers"
+    assert runs[0].summary["staleness"] == {"mean": 0.0, "max": 0}
+    weights = [AutoModelForCausalLM.from_pretrained(r.path / "model").state_dict() for r in runs]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_an_asynchronous_run_on_vllm_accounts_for_all_and_leaves_a_model_that_loads(write_recipe: WriteRecipe) -> None:
+    recipe = write_recipe(
+        rollout={"engine": "vllm", "max_staleness": 2, "max_response_tokens": 40},
+        trainer={"steps": 4, "ranks": 2},
+        tracking={"tensorboard": True},
+    )
+    done = run(recipe)
+    summary = done.summary
+    prompts = summary["prompts"]
+    assert isinstance(prompts, dict)
+    assert prompts["trained"] == 8
+    assert prompts["dispatched"] == sum(prompts.values()) - prompts["dispatched"]
+    assert prompts["pending"] == 0
+    assert summary["status"] == "completed"
+    assert summary["staleness"]["max"] <= 2  # type: ignore[index]
+    # The drill's two versions, then one per step.
+    assert summary["weight_sync"]["count"] == summary["weight_sync"]["attested"] == 6  # type: ignore[index]
+    versions = [event["version"] for event in done.events("sync")]
+    assert versions == [-1, 0, 1, 2, 3, 4]
+
+    model = AutoModelForCausalLM.from_pretrained(done.path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(done.path / "model")
+    assert model(**tokenizer("1 + 2", return_tensors="pt")).logits.isfinite().all()
+    assert list((done.path / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["learner/grad_norm"] > 0 for row in rows)
+
+
+def test_a_killed_worker_costs_no_prompt(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    recipe = write_recipe(rollout={"workers": 2, "max_response_tokens": 60}, trainer={"steps": 8})
+    process = start(recipe)
+    folder = RunFolder(tmp_path / "run")
+    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
+    victim = next(p for p in descendants(process) if "ray::RolloutWorker" in " ".join(p.cmdline()))
+    victim.send_signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    summary = folder.summary
+    assert summary["status"] == "completed"
+    assert summary["faults"]["survived"] == 1  # type: ignore[index]
+    assert len(folder.events("worker_lost")) == 1
+    assert summary["prompts"]["trained"] == 16  # type: ignore[index]
+    assert summary["prompts"]["pending"] == 0  # type: ignore[index]
+
+
+def test_ctrl_c_stops_every_actor_and_leaves_a_summary(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    process = start(write_recipe(trainer={"steps": 500}))
+    folder = RunFolder(tmp_path / "run")
+    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
+    family = descendants(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in err
+    assert folder.summary["status"] == "interrupted"
+    prompts = folder.summary["prompts"]
+    assert prompts["dispatched"] == sum(prompts.values()) - prompts["dispatched"]  # type: ignore[attr-defined, index]
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert [p.name() for p in alive if p.is_running()] == []
+
+
+def test_an_engine_that_fails_attestation_does_not_serve(write_recipe: WriteRecipe, tmp_path: Path) -> None:
+    # Nothing agrees to a billionth of a nat: every engine fails, so none may serve.
+    recipe = write_recipe(rollout={"engine": "vllm"}, weight_sync={"tolerance_mean": 1e-12, "tolerance_max": 1e-12})
+    done = paceline("train", str(recipe))
+    assert done.code == 1
+    assert "no engine holds version -1" in done.err
+    assert done.err.strip().count("\n") == 0, "one line"
+    summary = RunFolder(tmp_path / "run").summary
+    assert summary["status"] == "failed"
+    assert "probe logprobs differ" in str(summary["reason"])
+    assert RunFolder(tmp_path / "run").events("dispatched") == []
+
+
+def test_a_reward_that_raises_is_counted_and_shown_and_ends_nothing(write_recipe: WriteRecipe) -> None:
+    recipe = write_recipe(
+        reward={"terms": [{"name": "tests.end_to_end.own_rewards:raises"}], "fallback": 0.25},
+        algorithm={"drop_zero_variance": False},
+    )
+    done = run(recipe)
+    errors = done.events("reward_error")
+    assert len(errors) == 2 * 2 * 4
+    assert "no verdict on" in str(errors[0]["error"])
+    assert done.summary["reward_last"] == 0.25
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_at_the_end_is_one_line_and_leaves_nothing_half_written(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(small)], check=False, timeout=10)
+    if mounted.returncode != 0:
+        pytest.skip("this system does not let root mount a tmpfs")
+    try:
+        # Room enough for the checkpoint at the start; something else fills the disk during the run.
+        process = start(write_recipe(run_dir=str(small / "run"), trainer={"steps": 3}))
+        folder = RunFolder(small / "run")
+        wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
+        (small / "ballast").write_bytes(b"x" * 450_000)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1, out + err
+        assert "the disk is full" in err
+        assert "Traceback" not in err
+        assert not (small / "run" / "model").exists()
+        assert folder.summary["status"] == "failed"
+    finally:
+        subprocess.run(["umount", str(small)], check=False, timeout=10)
+
+
+def start(recipe: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command("train", str(recipe)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "".join(process.communicate(timeout=10))
+        assert time.monotonic() < deadline, "the run did not come so far in time"
+        time.sleep(0.1)
