@@ -1,8 +1,8 @@
 """The rollout actor: one engine behind a submit/collect mailbox, and the gate that attestation closes.
 
 Invariants:
-- every submitted request comes back through `collect` exactly once, as a trajectory, unless the engine dies: then
-  every later call raises `EngineError` at once, and the fleet samples the requests elsewhere;
+- every submitted request comes back through `collect` exactly once, as a trajectory, unless one fails (the engine
+  died, or cannot run it): then every later call raises that error at once, and the fleet samples elsewhere;
 - tokens of a version that was not attested never leave the actor: finished answers that hold such a token wait until
   `serve(version)` says that the version is true.
 Submissions and collections are bulk calls, so that the cost of a remote call does not grow with the answers; a
@@ -19,7 +19,6 @@ from typing import Literal
 from actors.engine import (
     ChannelAddress,
     Engine,
-    EngineError,
     EngineLoad,
     EngineSettings,
     GenerationRequest,
@@ -72,7 +71,7 @@ class RolloutWorker:
         self._running: set[asyncio.Task[None]] = set()
         self._finished: list[Trajectory] = []
         self._arrived = asyncio.Event()
-        self._failure: EngineError | None = None
+        self._failure: BaseException | None = None
         self._attested = 0
 
     async def start(self) -> None:
@@ -84,7 +83,7 @@ class RolloutWorker:
         for request in requests:
             task = asyncio.create_task(self._sample(request))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
 
     async def collect(self, wait_s: float) -> Collected:
         """Answers that finished since the last call; waits up to `wait_s` for the first."""
@@ -134,14 +133,16 @@ class RolloutWorker:
 
     async def _sample(self, request: GenerationRequest) -> None:
         submitted = time.time()
-        try:
-            completion = await self._engine.generate(request)
-        except EngineError as error:
-            self._failure = error
-            self._arrived.set()
-            return
+        completion = await self._engine.generate(request)
         self._finished.append(Trajectory(completion, self._name, submitted, time.time()))
         self._arrived.set()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A request that ended in an error must not vanish: from now on every call raises it."""
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._arrived.set()
 
     def _releasable(self) -> list[Trajectory]:
         return [t for t in self._finished if self._may_leave(t)]

@@ -26,7 +26,7 @@ from actors.engine import (
     GenerationRequest,
     Segment,
 )
-from actors.vllm_launch import launch
+from actors.vllm_launch import import_vllm, launch
 from actors.weight_rendezvous import WeightTransferError
 from learners.weights import WeightManifest
 
@@ -66,14 +66,22 @@ class VllmEngine:
         self._scores = 0
 
     async def start(self) -> None:
+        await asyncio.to_thread(import_vllm, self._settings)
         llm = await asyncio.to_thread(launch, self._settings)
         self._llm = llm
         await self._call(llm.update_weight_version(str(self._version)))
 
     async def shutdown(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S)
+        if llm is None:
+            return
+        # In this order no call is left waiting, and vLLM does not log the end of its process as a crash.
+        llm.output_processor.propagate_error(EngineDeadError())
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()
+        await asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S)
 
     async def generate(self, request: GenerationRequest) -> Completion:
         running = _Running(request)

@@ -1,7 +1,7 @@
 """Starts vLLM: the engine's settings translated into vLLM's arguments and environment.
 
-vLLM reads much of its set-up from the environment, at import and when it spawns the engine's process. `launched`
-sets that environment, starts, and puts it back, so that it reaches this engine and no other child of the process.
+vLLM reads much of its set-up from the environment, at import and when it spawns the engine's process. Both steps set
+that environment and put it back, so that it reaches this engine and no other child of the process.
 
 On the CPU:
 - worker and scheduler share one process (the uni-processor executor). vLLM's default there is one process each,
@@ -31,6 +31,16 @@ _MAX_BATCHED_TOKENS = 8192
 """Tokens of one forward pass, over all requests."""
 
 
+def import_vllm(settings: EngineSettings) -> None:
+    """Import vLLM under the environment that it reads on import; takes seconds.
+
+    A call of its own, apart from `launch`: modules keep exceptions of their import, these keep the thread's frames,
+    and those would keep what the thread returned, so that the engine was never let go.
+    """
+    with _environment(_variables(settings)):
+        import vllm.v1.engine.async_llm  # noqa: F401
+
+
 def launch(settings: EngineSettings) -> "AsyncLLM":
     """Start vLLM with this model; blocks until it is ready to generate.
 
@@ -38,7 +48,6 @@ def launch(settings: EngineSettings) -> "AsyncLLM":
         Whatever vLLM raises on a model that it cannot load; nothing is left running.
     """
     with _environment(_variables(settings)), _bound_to(settings.cpu_cores):
-        # Only now: vLLM reads the environment on import.
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -60,6 +60,9 @@ class Subject:
         self.run(self.engine.start(), timeout_s=240)
 
     def close(self) -> None:
+        """Idempotent, as the engine's `shutdown` is."""
+        if not self._thread.is_alive():
+            return
         if self._sender is not None:
             self._sender.close()
         self.run(self.engine.shutdown())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import DynamicCache, Qwen3ForCausalLM
 
-from actors.engine import Completion, Sampling
+from actors.engine import Completion, EngineError, Sampling
 from actors.weight_rendezvous import WeightTransferError
 from tests.actors.subject import (
     MAX_RUNNING,
@@ -270,3 +270,19 @@ def test_a_transfer_that_fails_leaves_the_old_weights(subject: Subject) -> None:
     assert set(answer.versions) == {subject.version}
     subject.open_channel()
     assert subject.update(model) == checksums(tensors)
+
+
+def test_shutdown_ends_every_call_and_is_final(subject: Subject) -> None:
+    """The last test of the module: it ends the engine."""
+    calls = [
+        subject.begin(subject.engine.generate(subject.request(PROMPT, Sampling(max_tokens=450, seed=i))))
+        for i in range(MAX_RUNNING + 2)
+    ]
+    subject.until_running(MAX_RUNNING)
+    subject.run(subject.engine.shutdown())
+    for call in calls:
+        with pytest.raises(EngineError):
+            call.result(WAIT_S)
+    with pytest.raises(EngineError):
+        subject.generate(PROMPT, Sampling(max_tokens=1))
+    subject.run(subject.engine.shutdown())

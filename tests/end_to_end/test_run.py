@@ -32,7 +32,7 @@ def test_a_synchronous_run_repeats_with_its_seed(write_recipe: WriteRecipe, tmp_
     runs = [run(recipe, f"run_dir={tmp_path / name}", f"seed={seed}") for name, seed in (("a", 5), ("b", 5), ("c", 6))]
     prompts = [[(e["group"], e["prompt"], e["version"]) for e in r.events("dispatched")] for r in runs]
     trained = [[(e["step"], e["groups"]) for e in r.events("trained")] for r in runs]
-    answers = [{e["group"]: [a["tokens"] for a in e["answers"]] for e in r.events("finished")} for r in runs]
+    answers = [{e["group"]: [a["reward"] for a in e["answers"]] for e in r.events("finished")} for r in runs]
     assert prompts[0] == prompts[1]
     assert trained[0] == trained[1]
     assert answers[0] == answers[1]
