@@ -3,6 +3,7 @@
 Frozen pydantic models without behaviour; rules that cross sections are checked in `orchestrator.rules`.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -40,6 +41,18 @@ class RolloutSettings(Section):
     start_timeout_s: float = Field(600.0, gt=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far engine and learner may differ on the probe, nats: on average, and on one token."""
+
+    mean: float
+    max: float
+
+
+TOLERANCES = {"bfloat16": Tolerance(0.15, 2.0), "float32": Tolerance(0.002, 0.05)}
+"""Rounding alone stays several times below these. A bfloat16 logprob of -8 is itself rounded to 0.03."""
+
+
 class WeightSyncSettings(Section):
     """How each sync is attested before an engine serves the new weights."""
 
@@ -49,11 +62,16 @@ class WeightSyncSettings(Section):
     """Size of that perturbation, in standard deviations of each tensor."""
     probe_tokens: int = Field(64, ge=2)
     """Length of the probe sequence whose logprobs engine and learner must agree on."""
-    tolerance_mean: float = Field(0.05, gt=0)
-    """Largest accepted mean |engine - learner| logprob gap on the probe, nats."""
-    tolerance_max: float = Field(0.5, gt=0)
-    """Largest accepted gap on one probe token, nats."""
+    tolerance_mean: float | None = Field(None, gt=0)
+    """Largest accepted mean |engine - learner| logprob gap on the probe, nats; None goes by `rollout.dtype`."""
+    tolerance_max: float | None = Field(None, gt=0)
+    """Largest accepted gap on one probe token, nats; None goes by `rollout.dtype`."""
     alarm_factor: float = Field(3.0, gt=1)
     """The gap's alarm rings when it exceeds this many times its early median."""
     timeout_s: float = Field(300.0, gt=0)
     """Deadline of one sync of one engine."""
+
+    def tolerance(self, dtype: Literal["bfloat16", "float32"]) -> Tolerance:
+        """What is accepted of an engine that computes in this type."""
+        usual = TOLERANCES[dtype]
+        return Tolerance(self.tolerance_mean or usual.mean, self.tolerance_max or usual.max)

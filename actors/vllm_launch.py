@@ -9,7 +9,8 @@ On the CPU:
   reason is that thread binding is set up for a spawned worker alone; here the binding is made before the spawn.
 - a prefill is never split. A seeded request whose prefill is split makes vLLM 0.32 rewind its random generator,
   which CPU generators cannot do: the engine dies.
-- the size of the KV cache is given, so that vLLM skips the profiling run by which it would guess it.
+- the size of the KV cache is given, so that vLLM skips the profiling run by which it would guess it;
+- nothing is compiled: an update replaces packed weights, which compiled code may hold on to.
 """
 
 import contextlib
@@ -51,7 +52,9 @@ def launch(settings: EngineSettings) -> "AsyncLLM":
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_engine_args(_arguments(settings, on_cpu=current_platform.is_cpu()))
+        on_cpu = current_platform.is_cpu()
+        with _environment(_CPU_VARIABLES if on_cpu else {}):
+            return AsyncLLM.from_engine_args(_arguments(settings, on_cpu=on_cpu))
 
 
 def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
@@ -98,6 +101,16 @@ def _variables(settings: EngineSettings) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(settings.threads),
     }
+
+
+_CPU_VARIABLES = {
+    # vLLM compiles a few helpers of its sampler even where the model is not: seconds of a C++ compiler in the middle of
+    # the first request, for nothing that could be measured.
+    "TORCH_COMPILE_DISABLE": "1",
+    # Deprecations and NUMA remarks of vLLM's own code.
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from actors.rollout import Arrival
-from actors.settings import WeightSyncSettings
+from actors.settings import Tolerance
 from learners.weights import WeightTruth
 
 SHOWN = 3
@@ -49,7 +49,7 @@ def probe_gap(engine: Sequence[float], learner: Sequence[float]) -> ProbeGap:
     return ProbeGap(fmean(gaps), max(gaps))
 
 
-def judge(truth: WeightTruth, arrival: Arrival, settings: WeightSyncSettings) -> Verdict:
+def judge(truth: WeightTruth, arrival: Arrival, tolerance: Tolerance) -> Verdict:
     """Attest one engine's arrival against what the learner knows."""
     gap = probe_gap(arrival.probe_logprobs, truth.probe_logprobs)
     if arrival.version != truth.manifest.version:
@@ -61,11 +61,11 @@ def judge(truth: WeightTruth, arrival: Arrival, settings: WeightSyncSettings) ->
     if wrong:
         return Verdict(gap, f"checksum of {_named(wrong)} differs from what was sent")
     # Written so that a NaN gap fails.
-    if not (gap.mean <= settings.tolerance_mean and gap.max <= settings.tolerance_max):
+    if not (gap.mean <= tolerance.mean and gap.max <= tolerance.max):
         return Verdict(
             gap,
             f"all bytes arrived, yet probe logprobs differ by {gap.mean:.3g} (mean) and {gap.max:.3g} (max) nats, "
-            f"allowed are {settings.tolerance_mean:g} and {settings.tolerance_max:g}",
+            f"allowed are {tolerance.mean:g} and {tolerance.max:g}",
         )
     return Verdict(gap, None)
 

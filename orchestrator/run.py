@@ -217,6 +217,7 @@ def assemble(
         actors.learners,
         actors.fleet,
         recipe.weight_sync,
+        tolerance=recipe.weight_sync.tolerance(rollout.dtype),
         backend="nccl" if prepared.device == "gpu" else "gloo",
         engine_ranks=rollout.tensor_parallel,
         probe_ids=prepared.probe(recipe.weight_sync.probe_tokens),

@@ -17,7 +17,7 @@ from typing import Protocol
 from ray.exceptions import RayError
 
 from actors.rollout import Arrival
-from actors.settings import WeightSyncSettings
+from actors.settings import Tolerance, WeightSyncSettings
 from learners.weights import WeightTruth
 from orchestrator.attestation import GapAlarm, ProbeGap, judge, probe_gap
 from orchestrator.deadline import DeadlineMissed, within
@@ -63,12 +63,13 @@ class WeightBus:
         fleet: RolloutFleet,
         settings: WeightSyncSettings,
         *,
+        tolerance: Tolerance,
         backend: str,
         engine_ranks: int,
         probe_ids: Sequence[int],
         listener: SyncListener,
     ) -> None:
-        self._learners, self._fleet, self._settings = learners, fleet, settings
+        self._learners, self._fleet, self._settings, self._tolerance = learners, fleet, settings, tolerance
         self._backend, self._engine_ranks, self._probe_ids = backend, engine_ranks, tuple(probe_ids)
         self._listener = listener
         self._alarm = GapAlarm(settings.alarm_factor)
@@ -88,7 +89,7 @@ class WeightBus:
             await self._learners.perturb(DRILL_SEED, self._settings.drill_scale)
             shaken = await self.snapshot(DRILL_VERSION)
             moved = probe_gap(shaken.probe_logprobs, plain.probe_logprobs)
-            if moved.mean <= 2 * self._settings.tolerance_mean:
+            if moved.mean <= 2 * self._tolerance.mean:
                 raise RunError(
                     f"the sync drill moved the probe by only {moved.mean:.3g} nats, too little to prove a sync",
                     "raise weight_sync.drill_scale",
@@ -136,7 +137,7 @@ class WeightBus:
                 timeout_s, member.actor.update.remote(truth.manifest, self._probe_ids), f"update of {member.name}"
             )
             await sending
-            verdict = judge(truth, arrival, self._settings)
+            verdict = judge(truth, arrival, self._tolerance)
             if verdict.attested and version != DRILL_VERSION:
                 await within(timeout_s, member.actor.serve.remote(version), f"worker {member.name}")
                 self._fleet.attested(member.name, version)

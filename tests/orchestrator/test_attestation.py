@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 
 from actors.rollout import Arrival
-from actors.settings import WeightSyncSettings
+from actors.settings import Tolerance
 from learners.weights import WeightManifest, WeightTruth
 from orchestrator.attestation import GapAlarm, judge, probe_gap
 
-SETTINGS = WeightSyncSettings(tolerance_mean=0.1, tolerance_max=0.5)
+TOLERANCE = Tolerance(mean=0.1, max=0.5)
 TRUTH = WeightTruth(WeightManifest(3, ()), {"a": 1, "b": 2}, (-1.0, -2.0, -3.0))
 GOOD = Arrival(3, {"a": 1, "b": 2}, (-1.0, -2.05, -3.0), 0.1)
 
 
 def test_a_true_arrival_is_attested() -> None:
-    verdict = judge(TRUTH, GOOD, SETTINGS)
+    verdict = judge(TRUTH, GOOD, TOLERANCE)
     assert verdict.attested
     assert verdict.gap.max == pytest.approx(0.05)
 
@@ -34,7 +34,7 @@ def test_a_true_arrival_is_attested() -> None:
     ],
 )
 def test_damage_is_named(damage: Arrival, says: str) -> None:
-    verdict = judge(TRUTH, damage, SETTINGS)
+    verdict = judge(TRUTH, damage, TOLERANCE)
     assert not verdict.attested
     assert says in str(verdict.failure)
 

@@ -10,7 +10,7 @@ import ray
 from actors.engine import EngineSettings, GenerationRequest, Sampling
 from actors.learner import LearnerWorker
 from actors.rollout import RolloutWorker
-from actors.settings import WeightSyncSettings
+from actors.settings import Tolerance, WeightSyncSettings
 from learners.settings import AlgorithmSettings, TrainerSettings
 from orchestrator.errors import RunError
 from orchestrator.learner_group import LearnerGroup
@@ -20,7 +20,7 @@ from tests.actors.tiny_model import write_checkpoint
 
 pytestmark = pytest.mark.slow
 PROBE = tuple(range(40, 80))
-EXACT = WeightSyncSettings(tolerance_mean=1e-4, tolerance_max=1e-3, timeout_s=60)
+EXACT = Tolerance(mean=1e-4, max=1e-3)
 
 
 class Witness:
@@ -78,7 +78,16 @@ def play(scenario: Scenario, model: Path, *, engines: dict[str, str], remedy: bo
         )
         await asyncio.wait_for(asyncio.gather(start, *[w.start.remote() for w in workers.values()]), 240)
         fleet = RolloutFleet(workers, answer_timeout_s=60, faults=witness)
-        bus = WeightBus(learners, fleet, EXACT, backend="gloo", engine_ranks=1, probe_ids=PROBE, listener=witness)
+        bus = WeightBus(
+            learners,
+            fleet,
+            WeightSyncSettings(timeout_s=60),
+            tolerance=EXACT,
+            backend="gloo",
+            engine_ranks=1,
+            probe_ids=PROBE,
+            listener=witness,
+        )
         try:
             await bus.open()
             await scenario(bus, fleet, learners, witness)
