@@ -13,10 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.actors.subject import Subject
 from tests.end_to_end.conftest import ROOT, RunFolder, command, environment, paceline
 
 pytestmark = pytest.mark.slow
 WriteRecipe = Callable[..., Path]
+PROBE = tuple(range(30, 70))
 
 
 def run(recipe: Path, *overrides: str) -> RunFolder:
@@ -47,7 +49,7 @@ def test_an_asynchronous_run_on_vllm_accounts_for_all_and_leaves_a_model_that_lo
     recipe = write_recipe(
         rollout={"engine": "vllm", "max_staleness": 2, "max_response_tokens": 40},
         trainer={"steps": 4, "ranks": 2},
-        tracking={"tensorboard": True},
+        tracking={"tensorboard": True, "wandb": True},
     )
     done = run(recipe)
     summary = done.summary
@@ -67,6 +69,15 @@ def test_an_asynchronous_run_on_vllm_accounts_for_all_and_leaves_a_model_that_lo
     tokenizer = AutoTokenizer.from_pretrained(done.path / "model")
     assert model(**tokenizer("1 + 2", return_tensors="pt")).logits.isfinite().all()
     assert list((done.path / "tensorboard").iterdir())
+    assert list((done.path / "wandb").glob("offline-run-*"))
+    engine = Subject("vllm", done.path / "model", tied=True)
+    try:
+        with torch.no_grad():
+            expected = model(torch.tensor([PROBE])).logits.log_softmax(-1)[0, :-1]
+        found = engine.run(engine.engine.score(PROBE))
+    finally:
+        engine.close()
+    assert torch.tensor(found).allclose(expected.gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0], atol=1e-3)
     rows = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["learner/grad_norm"] > 0 for row in rows)
