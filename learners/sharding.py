@@ -63,6 +63,9 @@ def gather(state: Mapping[str, Tensor], dtype: torch.dtype, keep: bool) -> dict[
         narrow = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
         whole = narrow.full_tensor() if isinstance(narrow, DTensor) else narrow
         if keep:
-            # A dtype that needed no conversion, on one rank, is still the live parameter.
-            full[name] = whole.clone() if whole.data_ptr() == local_shard(tensor).data_ptr() else whole
+            # A dtype that needed no conversion, on one rank, is still the live parameter; a gather of uneven shards
+            # is a view of a larger buffer, which a checkpoint cannot be written from.
+            alone = whole.untyped_storage().nbytes() == whole.nbytes
+            live = whole.data_ptr() == local_shard(tensor).data_ptr()
+            full[name] = whole if alone and not live else whole.clone()
     return full

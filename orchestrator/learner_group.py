@@ -4,7 +4,6 @@ Invariant: collective verbs reach every rank in the same order, because one driv
 A rank that fails fails the verb, and with it the run: the group has no partial state to go on from.
 """
 
-import errno
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.engine import ChannelAddress
 from learners.batch import TrainBatch
+from learners.policy import PolicyError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError
@@ -81,8 +81,8 @@ class LearnerGroup:
             return await all_within(self._timeout_s, calls, what)
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-                raise RunError(f"{what}: the disk is full", "free some space or set run_dir elsewhere") from error
+            if isinstance(cause, PolicyError):
+                raise RunError(str(cause), "free some space or set run_dir to another disk") from error
             last = str(cause).strip().splitlines() or [""]
             reason = f"{what} failed: {type(cause).__name__}: {last[0]}"
             raise RunError(reason, "the learner's log lies in Ray's session folder") from error

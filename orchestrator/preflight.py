@@ -177,6 +177,6 @@ def check_disk(folder: Path, model: Path) -> None:
     if free < 2 * needed:
         raise SettingError(
             "run_dir",
-            f"{existing} has {free / 1e9:.1f} GB free, the trained model needs {2 * needed / 1e9:.1f} GB",
+            f"{existing} has {free / 2**20:,.0f} MiB free, the trained model needs {2 * needed / 2**20:,.0f} MiB",
             "free some space or set run_dir to another disk",
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from actors.engine import Sampling
 from learners.weights import WeightTruth
 from orchestrator.activity import Activity
+from orchestrator.background import Background
 from orchestrator.batch_builder import build_batch
 from orchestrator.config import Recipe
 from orchestrator.dispatch import Dispatcher
@@ -66,32 +67,35 @@ async def train(run: Run) -> None:
 
     run.progress.phase("training")
     run.activity.begin()
-    delivery: asyncio.Task[None] | None = None
-    version = 0
-    for step in range(1, run.recipe.trainer.steps + 1):
-        with run.activity.learner("waits for a batch", idle=True):
-            groups = await run.plane.next_batch(version)
-        with run.activity.learner(f"trains step {step}"):
-            batch = build_batch(groups, advantage=run.recipe.algorithm.advantage, version=version)
-            metrics = await run.actors.learners.step(batch)
-            run.dispatcher.trained(groups)
-        with run.activity.learner("publishes weights"):
-            if delivery is not None:
-                await delivery
-            version += 1
-            truth = await run.bus.snapshot(version)
-            delivery = asyncio.create_task(deliver(run, truth))
-        run.log.trained(step, run.recipe.trainer.steps, groups, batch, metrics, run.activity.lap())
-        if _falls_on(run.recipe.eval.every, step) and step < run.recipe.trainer.steps:
-            await delivery
-            await evaluate(run, step=step)
-        if _falls_on(run.recipe.trainer.checkpoint_every, step):
-            await save(run, run.directory.checkpoint(step))
-    if delivery is not None:
-        await delivery
+    async with Background() as delivery:
+        for version in range(run.recipe.trainer.steps):
+            with run.activity.learner("waits for a batch", idle=True):
+                groups = await run.plane.next_batch(version)
+            with run.activity.learner(f"trains step {version + 1}"):
+                batch = build_batch(groups, advantage=run.recipe.algorithm.advantage, version=version)
+                metrics = await run.actors.learners.step(batch)
+                run.dispatcher.trained(groups)
+            with run.activity.learner("publishes weights"):
+                await delivery.wait()
+                truth = await run.bus.snapshot(version + 1)
+                await delivery.start(deliver(run, truth))
+            run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
+            await between_steps(run, version + 1, delivery)
+        await delivery.wait()
     run.activity.end()
     await evaluate(run, step=run.recipe.trainer.steps)
     await save(run, run.directory.model)
+
+
+async def between_steps(run: Run, step: int, delivery: Background) -> None:
+    """Evaluate and write checkpoints where the recipe asks for it; the last step is left to the end of the run."""
+    if step == run.recipe.trainer.steps:
+        return
+    if _falls_on(run.recipe.eval.every, step):
+        await delivery.wait()
+        await evaluate(run, step)
+    if _falls_on(run.recipe.trainer.checkpoint_every, step):
+        await save(run, run.directory.checkpoint(step))
 
 
 async def deliver(run: Run, truth: WeightTruth) -> None:
@@ -163,19 +167,18 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
         reason = str(error)
         raise
     finally:
-        directory.summary(
-            summarise(
-                log.tally,
-                status=status,
-                reason=reason,
-                wall_s=time.perf_counter() - started,
-                train_s=run.activity.train_s if run else 0.0,
-                tokens_generated=run.actors.fleet.tokens if run else 0,
-                prompts=run.dispatcher.ledger.counts() if run else Ledger().counts(),
-                idle_fraction=run.activity.idle_fractions() if run else {},
-            )
-        )
         log.close()
+        summary = summarise(
+            log.tally,
+            status=status,
+            reason=reason,
+            wall_s=time.perf_counter() - started,
+            train_s=run.activity.train_s if run else 0.0,
+            tokens_generated=run.actors.fleet.tokens if run else 0,
+            prompts=run.dispatcher.ledger.counts() if run else Ledger().counts(),
+            idle_fraction=run.activity.idle_fractions() if run else {},
+        )
+        directory.summary(summary)
 
 
 def assemble(
@@ -249,7 +252,14 @@ def run_recipe(recipe: Recipe, progress: Progress) -> Path:
     check_disk(path, prepared.model)
     directory = RunDirectory(path, dump_recipe(recipe))
     trackers = open_trackers(recipe.tracking, directory.path, recipe.name, recipe.model_dump(mode="json"))
-    log = RunLog(directory, progress, trackers, decode=prepared.decode, samples_every=recipe.tracking.samples_every)
+    log = RunLog(
+        directory,
+        progress,
+        trackers,
+        decode=prepared.decode,
+        samples_every=recipe.tracking.samples_every,
+        steps=recipe.trainer.steps,
+    )
     asyncio.run(conduct(recipe, prepared, directory, log, progress))
     return directory.path
 

@@ -1,16 +1,18 @@
 """The folder that a run leaves behind, and the only module that knows its layout.
 
 Invariant: it is made once, for this run; a folder that exists already is refused. Files that are read as a whole
-(summary.json) appear complete or not at all; the .jsonl files hold whole lines at any time.
+(summary.json) appear complete or not at all; the .jsonl files hold whole lines at any time. A disk that refuses to
+take more ends the run with one line.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.errors import SettingError
+from orchestrator.errors import RunError, SettingError
 
 
 class RunDirectory:
@@ -46,21 +48,25 @@ class RunDirectory:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
     def metrics(self, row: Mapping[str, object]) -> None:
-        _write_line(self._metrics, row)
+        with _disk_errors(self.path):
+            _write_line(self._metrics, row)
 
     def event(self, row: Mapping[str, object]) -> None:
-        _write_line(self._events, row)
+        with _disk_errors(self.path):
+            _write_line(self._events, row)
 
     def samples(self, name: str, rows: list[dict[str, object]]) -> None:
-        with (self.path / "samples" / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+        path = self.path / "samples" / f"{name}.jsonl"
+        with _disk_errors(path), path.open("w", encoding="utf-8") as file:
             for row in rows:
                 _write_line(file, row)
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
         temporary = self.path / ".summary.json"
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "summary.json")
+        with _disk_errors(self.path):
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self.path / "summary.json")
 
     def close(self) -> None:
         self._metrics.close()
@@ -68,6 +74,15 @@ class RunDirectory:
 
     def _open(self, name: str) -> TextIO:
         return (self.path / name).open("w", encoding="utf-8", buffering=1)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space or set run_dir to another disk"
+        raise RunError(f"{path} cannot be written: {error.strerror}", fix) from error
 
 
 def _write_line(file: TextIO, row: Mapping[str, object]) -> None:

@@ -35,10 +35,11 @@ class RunLog:
         *,
         decode: Decode,
         samples_every: int,
+        steps: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory, self._progress, self._trackers = directory, progress, trackers
-        self._decode, self._samples_every, self._clock = decode, samples_every, clock
+        self._decode, self._samples_every, self._steps, self._clock = decode, samples_every, steps, clock
         self.tally = Tally()
 
     # --- groups -------------------------------------------------------------------------------------------------
@@ -98,7 +99,6 @@ class RunLog:
     def trained(
         self,
         step: int,
-        steps: int,
         groups: Sequence[ScoredGroup],
         batch: TrainBatch,
         learner: dict[str, float],
@@ -132,12 +132,12 @@ class RunLog:
         self._directory.metrics({"step": step, "time": self._clock(), **metrics})
         for tracker in self._trackers:
             tracker.log(step, metrics)
-        if step % self._samples_every == 0 or step in (1, steps):
+        if step % self._samples_every == 0 or step in (1, self._steps):
             self._directory.samples(f"step-{step:06d}", self._sample_rows(groups))
         self._progress.step(
             StepLine(
                 step,
-                steps,
+                self._steps,
                 reward,
                 metrics["response_tokens/mean"],
                 lap.tokens_per_s,

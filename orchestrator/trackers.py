@@ -22,8 +22,9 @@ class WandbTracker:
             import wandb
         except ImportError:
             raise SettingError("tracking.wandb", "wandb is not installed", "pip install wandb") from None
+        quiet = wandb.Settings(silent=True)
         try:
-            self._run = wandb.init(project=project, name=name, dir=str(folder), config=config)
+            self._run = wandb.init(project=project, name=name, dir=str(folder), config=config, settings=quiet)
         except (wandb.Error, OSError) as error:
             fix = "run `wandb login` or set WANDB_MODE=offline"
             raise SettingError("tracking.wandb", str(error).splitlines()[0], fix) from None
@@ -32,7 +33,7 @@ class WandbTracker:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class TensorBoardTracker:

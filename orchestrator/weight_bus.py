@@ -142,10 +142,11 @@ class WeightBus:
                 await within(timeout_s, member.actor.serve.remote(version), f"worker {member.name}")
                 self._fleet.attested(member.name, version)
         except (RayError, DeadlineMissed) as error:
-            sending.cancel()
             nan = float("nan")
             reason = str(error).strip().splitlines()[-1]
             return SyncReport(member.name, version, time.perf_counter() - start, 0.0, ProbeGap(nan, nan), reason)
+        finally:
+            sending.cancel()
         seconds = time.perf_counter() - start
         return SyncReport(member.name, version, seconds, arrival.paused_s, verdict.gap, verdict.failure)
 

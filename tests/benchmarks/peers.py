@@ -5,7 +5,8 @@
 Both train the quickstart's starter model on the quickstart's prompts, with the same samples per step, lengths,
 learning rate and loss, and with Paceline's filters off. TRL is run once in each of several configurations; its fastest
 is then run alternately with Paceline. Start-up, the first steps (warm-up) and Paceline's last ones (they only empty its
-pipeline) are not counted in samples/s; start-up is reported apart. The headline is the median over the repeats of Paceline's samples/s divided by TRL's.
+pipeline) are not counted in samples/s; start-up is reported apart. The headline is the median over the repeats of
+Paceline's samples/s divided by TRL's.
 """
 
 import argparse

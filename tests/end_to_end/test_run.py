@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -143,11 +144,11 @@ def test_a_reward_that_raises_is_counted_and_shown_and_ends_nothing(write_recipe
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_at_the_end_is_one_line_and_leaves_nothing_half_written(
-    write_recipe: WriteRecipe, tmp_path: Path
+    write_recipe: WriteRecipe, tmp_path: Path, checkpoint: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(small)], check=False, timeout=10)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=False, timeout=10)
     if mounted.returncode != 0:
         pytest.skip("this system does not let root mount a tmpfs")
     try:
@@ -155,10 +156,11 @@ def test_a_full_disk_at_the_end_is_one_line_and_leaves_nothing_half_written(
         process = start(write_recipe(run_dir=str(small / "run"), trainer={"steps": 3}))
         folder = RunFolder(small / "run")
         wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
-        (small / "ballast").write_bytes(b"x" * 450_000)
+        weights = (checkpoint / "model.safetensors").stat().st_size
+        (small / "ballast").write_bytes(b"x" * (shutil.disk_usage(small).free - weights // 2))
         out, err = process.communicate(timeout=120)
         assert process.returncode == 1, out + err
-        assert "the disk is full" in err
+        assert "No space left" in err
         assert "Traceback" not in err
         assert not (small / "run" / "model").exists()
         assert folder.summary["status"] == "failed"
