@@ -24,6 +24,7 @@ from orchestrator.config import Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError, SettingError
 from orchestrator.learner_group import LearnerGroup
+from orchestrator.placement import Placement
 from orchestrator.preflight import Prepared
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import FaultListener, RolloutFleet
@@ -89,9 +90,8 @@ def start_ray(recipe: Recipe, prepared: Prepared) -> None:
 async def _start_actors(
     recipe: Recipe, prepared: Prepared, faults: FaultListener, started: list[ActorHandle]
 ) -> Actors:
-    on_gpu = prepared.device == "gpu"
     rollout = _rollout_actors(recipe, prepared)
-    ranks = _learner_actors(recipe, on_gpu)
+    ranks = _learner_actors(recipe, prepared.placement)
     rewards = ray.remote(num_cpus=0, max_concurrency=8)(RewardWorker).remote(recipe.reward)
     started += [*rollout.values(), *ranks, rewards]
     rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
@@ -103,7 +103,7 @@ async def _start_actors(
                 recipe.algorithm,
                 recipe.trainer,
                 temperature=recipe.rollout.temperature,
-                device=prepared.device,
+                device=prepared.placement.device,
                 rendezvous=rendezvous,
             )
             for rank in ranks
@@ -123,7 +123,7 @@ async def _start_actors(
 
 
 def _rollout_actors(recipe: Recipe, prepared: Prepared) -> dict[str, ActorHandle]:
-    rollout, on_gpu = recipe.rollout, prepared.device == "gpu"
+    rollout, placement = recipe.rollout, prepared.placement
     settings = EngineSettings(
         model=str(prepared.model),
         dtype=rollout.dtype,
@@ -132,22 +132,22 @@ def _rollout_actors(recipe: Recipe, prepared: Prepared) -> dict[str, ActorHandle
         seed=recipe.seed,
         threads=rollout.threads,
         kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        gpu_memory_utilization=placement.gpu_memory_utilization,
         tensor_parallel=rollout.tensor_parallel,
-        transfer="nccl" if on_gpu else "gloo",
+        transfer=placement.transfer,
         start_timeout_s=rollout.start_timeout_s,
     )
-    options = {"num_cpus": 1, "num_gpus": rollout.tensor_parallel if on_gpu else 0, "max_concurrency": 1000}
+    options = {"num_cpus": 1, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
     names = [f"rollout-{number}" for number in range(rollout.workers)]
     return {name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings) for name in names}
 
 
-def _learner_actors(recipe: Recipe, on_gpu: bool) -> list[ActorHandle]:
+def _learner_actors(recipe: Recipe, placement: Placement) -> list[ActorHandle]:
     world_size = recipe.trainer.ranks
     threads = recipe.trainer.threads or max(1, (os.cpu_count() or 1) // (world_size + recipe.rollout.workers))
     options = {
         "num_cpus": 1,
-        "num_gpus": 1 if on_gpu else 0,
+        "num_gpus": placement.rank_gpus,
         "concurrency_groups": {"io": 4 * recipe.rollout.workers},
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
     }

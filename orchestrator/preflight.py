@@ -7,18 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
+from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
 from orchestrator.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.starter import ensure_starter
 
-Device = Literal["cpu", "gpu"]
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -35,7 +34,7 @@ class Prepared:
         encode: token ids of a prompt; raises SettingError for one that is too long.
     """
 
-    device: Device
+    placement: Placement
     model: Path
     tokenizer: PreTrainedTokenizerBase
     context_length: int
@@ -60,7 +59,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     Raises:
         SettingError: the first fault.
     """
-    device = choose_device(recipe)
+    placement = place(recipe, gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
     progress.phase("reading the data")
     source = open_source(recipe.data, recipe.seed)
     model = find_model(recipe.model, progress)
@@ -89,20 +88,8 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     for prompt in source.preview():
         encode(prompt)
     return Prepared(
-        device, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
+        placement, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
     )
-
-
-def choose_device(recipe: Recipe) -> Device:
-    """Raises: SettingError: a GPU is asked for and there is none."""
-    has_gpu = torch.cuda.is_available()
-    if recipe.device == "gpu" and not has_gpu and recipe.ray.address is None:
-        raise SettingError(
-            "device", "the recipe asks for a GPU and this machine has none", "set device=cpu or ray.address=..."
-        )
-    if recipe.device == "auto":
-        return "gpu" if has_gpu else "cpu"
-    return recipe.device
 
 
 def find_model(name: str, progress: Progress) -> Path:

@@ -221,7 +221,7 @@ def assemble(
         actors.fleet,
         recipe.weight_sync,
         tolerance=recipe.weight_sync.tolerance(rollout.dtype),
-        backend="nccl" if prepared.device == "gpu" else "gloo",
+        backend=prepared.placement.transfer,
         engine_ranks=rollout.tensor_parallel,
         probe_ids=prepared.probe(recipe.weight_sync.probe_tokens),
         listener=log,
