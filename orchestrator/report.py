@@ -22,7 +22,8 @@ def print_result(folder: Path, progress: Progress) -> str:
     progress.say(f"  prompts            {prompts}")
     sync = summary["weight_sync"]
     progress.say(f"  weight syncs       {sync['attested']} of {sync['count']} attested")
-    progress.say(f"  speed              {summary['samples_per_s']:.1f} samples/s, idle {summary['idle_fraction']}")
+    idle = ", ".join(f"{actor} {share:.0%}" for actor, share in summary["idle_fraction"].items())
+    progress.say(f"  speed              {summary['samples_per_s']:.1f} samples/s; idle: {idle or 'not measured'}")
     progress.say(f"  run                {folder}")
     if good:
         progress.say(f"  model              {folder / 'model'}")

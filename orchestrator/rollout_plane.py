@@ -17,7 +17,7 @@ from actors.engine import GenerationRequest, Sampling
 from actors.trajectory import Trajectory
 from orchestrator.deadline import DeadlineMissed
 from orchestrator.dispatch import Dispatcher
-from orchestrator.errors import RunError
+from orchestrator.errors import PacelineError, RunError
 from orchestrator.groups import GroupInFlight, ScoredGroup
 from orchestrator.prompts import Prompt
 from orchestrator.reward_client import RewardClient
@@ -143,7 +143,10 @@ class RolloutPlane:
             return
         self._fault = self._fault or task.exception()
         if self._fault is None:
-            self.admit()
+            try:
+                self.admit()
+            except PacelineError as error:  # a prompt that does not fit; a callback has nobody to raise it to
+                self._fault = error
         self._progress.set()
 
 

@@ -59,8 +59,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        chosen = fastest_variant(folder, model, arguments.seed)
-        rows: list[Measured] = []
+        rows = try_variants(folder, model, arguments.seed)
+        chosen = max(rows, key=lambda row: row.samples_per_s).configuration
         ratios: list[float] = []
         for repeat in range(arguments.repeats):
             seed = arguments.seed + repeat
@@ -82,12 +82,13 @@ def main() -> None:
     )
 
 
-def fastest_variant(folder: Path, model: Path, seed: int) -> str:
-    """TRL's fastest configuration on this machine."""
-    speeds = {name: run_trl(folder, model, name, steps=SELECTION_STEPS, seed=seed).samples_per_s for name in VARIANTS}
-    for name, speed in speeds.items():
-        say(f"TRL {name}: {speed:.1f} samples/s")
-    return max(speeds, key=speeds.__getitem__)
+def try_variants(folder: Path, model: Path, seed: int) -> list[Measured]:
+    """A short run of TRL in each configuration."""
+    rows = []
+    for name in VARIANTS:
+        rows.append(run_trl(folder, model, name, steps=SELECTION_STEPS, seed=seed))
+        say(f"TRL {name}: {rows[-1].samples_per_s:.1f} samples/s")
+    return rows
 
 
 def shared_recipe(folder: Path, model: Path, steps: int, seed: int) -> tuple[Recipe, Path]:
