@@ -4,7 +4,9 @@ Every foreseeable fault ends here as one line on standard error and exit code 2 
 run that had to stop). Heavy imports wait until a command needs them, so that `--help` answers at once.
 """
 
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +75,9 @@ def starter(
 
 def main() -> None:
     """Entry point of the `paceline` command."""
+    # Other packages' syntax warnings, shown when their byte code is first compiled, say nothing to our users.
+    warnings.simplefilter("ignore", SyntaxWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::SyntaxWarning")
     try:
         app()
     except PacelineError as error:

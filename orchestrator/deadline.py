@@ -34,4 +34,9 @@ async def within(seconds: float, call: Awaitable[T], what: str) -> T:
 
 async def all_within(seconds: float, calls: Sequence[Awaitable[T]], what: str) -> list[T]:
     """Await all of these calls, together for at most `seconds`; the first failure ends the wait."""
-    return await within(seconds, asyncio.gather(*calls), what)
+
+    async def every() -> list[T]:
+        # Awaited here, so that a cancelled gathering is always retrieved: asyncio complains of one that is not.
+        return await asyncio.gather(*calls)
+
+    return await within(seconds, every(), what)
