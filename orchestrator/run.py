@@ -167,7 +167,6 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
         reason = str(error)
         raise
     finally:
-        log.close()
         summary = summarise(
             log.tally,
             status=status,
@@ -179,6 +178,7 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
             idle_fraction=run.activity.idle_fractions() if run else {},
         )
         directory.summary(summary)
+        log.close()
 
 
 def assemble(
