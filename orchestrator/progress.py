@@ -44,7 +44,7 @@ class Progress:
         self._part: tuple[float, float] | None = None
         self._printed_part = self._started
         self._actors: dict[str, str] = {}
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._live = Live(console=self._console, get_renderable=self.renderable, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -95,11 +95,15 @@ class Progress:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
         return f"{minutes:02d}:{seconds:02d}"
 
-    def _render(self) -> RenderableType:
+    def renderable(self) -> RenderableType:
+        """The live table as it is now."""
         head = Text.assemble((f"{self._title}  ", "bold"), (self._clock(), "cyan"), f"  {self._phase}")
         rows: list[RenderableType] = [head]
         if self._part is not None:
-            rows.append(ProgressBar(total=self._part[1], completed=self._part[0], width=60))
+            done, total = self._part
+            bar = Table.grid(padding=(0, 2))
+            bar.add_row(ProgressBar(total=total, completed=done, width=60), Text(f"{done:g}/{total:g}"))
+            rows.append(bar)
         if self._actors:
             table = Table.grid(padding=(0, 2))
             for name, doing in self._actors.items():
