@@ -63,6 +63,6 @@ class TrainerSettings(Section):
     threads: int | None = Field(None, ge=1)
     """CPU threads of each rank; None divides the machine's cores among the actors."""
     checkpoint_every: int = Field(0, ge=0)
-    """Steps between checkpoints; 0 writes the final model alone."""
+    """Steps between checkpoints, each a Hugging Face model; 0 writes the final model alone."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """Deadline of one optimizer step, collectives included."""
