@@ -1,8 +1,7 @@
 """Advantage estimators: from the rewards of one group to one number per answer.
 
-Pure functions on plain floats, chosen by name (`ADVANTAGES`). Groups may differ in size. A group whose
-answers all
-got one reward carries no signal: every estimator here gives it zeros, never NaN.
+Pure functions on plain floats, chosen by name (`ADVANTAGES`). Groups may differ in size. A group whose answers all got
+one reward carries no signal: every estimator here gives it zeros, never NaN.
 """
 
 import math

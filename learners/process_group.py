@@ -1,7 +1,6 @@
 """Joining and leaving the learner's process group. One per process; gloo on the CPU, NCCL on GPUs.
 
-Every collective of the group inherits its timeout, so a lost rank ends the others with an error, never a
-hang.
+Every collective of the group inherits its timeout, so a lost rank ends the others with an error, never a hang.
 """
 
 from datetime import timedelta
