@@ -114,17 +114,10 @@ class RolloutWorker:
         logprobs = await self._engine.score(probe_ids)
         return Arrival(manifest.version, dict(checksums), tuple(logprobs), paused_s)
 
-    async def probe(self, probe_ids: Sequence[int]) -> tuple[float, ...]:
-        """[len(probe_ids) - 1] the engine's logprobs of the probe under its current weights."""
-        return tuple(await self._engine.score(probe_ids))
-
     async def serve(self, version: int) -> None:
         """This version is attested: its answers may leave."""
         self._attested = version
         self._arrived.set()
-
-    async def abort(self, request_ids: Sequence[str]) -> None:
-        await self._engine.abort(request_ids)
 
     async def shutdown(self) -> None:
         for task in tuple(self._running):

@@ -31,3 +31,9 @@ class RunError(PacelineError):
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.fix}"
+
+
+def last_line(error: BaseException) -> str:
+    """The cause in one line: a Ray task error carries a whole remote traceback, whose last line says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

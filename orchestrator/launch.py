@@ -22,7 +22,7 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from orchestrator.config import Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
-from orchestrator.errors import RunError, SettingError
+from orchestrator.errors import RunError, SettingError, last_line
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.placement import Placement
 from orchestrator.preflight import Prepared
@@ -113,8 +113,7 @@ async def _start_actors(
     try:
         await all_within(recipe.rollout.start_timeout_s, starting, "start of the actors")
     except (RayError, DeadlineMissed) as error:
-        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise RunError(f"an actor did not start: {reason}", "its log lies in Ray's session folder") from error
+        raise RunError(f"an actor did not start: {last_line(error)}", "its log lies in Ray's session folder") from error
     return Actors(
         RolloutFleet(rollout, answer_timeout_s=recipe.rollout.answer_timeout_s, faults=faults),
         RewardClient(rewards, recipe.reward),

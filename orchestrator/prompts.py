@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from learners.settings import Section
 from orchestrator.errors import SettingError
 from rewards.response import Json
 
@@ -57,18 +58,12 @@ class PromptSource(Protocol):
         """Go on where `state` was taken. Raises: SettingError where it belongs to other data or settings."""
 
 
-class Section(BaseModel):
-    """A part of a recipe: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class TaskSettings(Section):
     """One reasoning-gym task of a mixture."""
 
     name: str
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Fields of the task's own config; `seed` and `size` are the source's."""
 
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from actors.engine import EngineError, EngineLoad, GenerationRequest
 from actors.trajectory import Trajectory
 from orchestrator.deadline import DeadlineMissed, all_within, within
-from orchestrator.errors import PacelineError, RunError
+from orchestrator.errors import PacelineError, RunError, last_line
 
 MAX_ATTEMPTS = 3
 COLLECT_WAIT_S = 0.5
@@ -180,7 +180,7 @@ class RolloutFleet:
                     COLLECT_TIMEOUT_S, member.actor.collect.remote(COLLECT_WAIT_S), f"worker {member.name}"
                 )
             except WORKER_FAILURES as error:
-                self.quarantine(member.name, _first_line(error))
+                self.quarantine(member.name, last_line(error))
                 return
             member.load = collected.load
             for trajectory in collected.trajectories:
@@ -201,9 +201,3 @@ class RolloutFleet:
         self.tokens += len(trajectory.completion.token_ids)
         if not pending.answer.done():
             pending.answer.set_result(trajectory)
-
-
-def _first_line(error: BaseException) -> str:
-    """The cause in one line: a Ray task error carries a whole remote traceback, whose last line says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

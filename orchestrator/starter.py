@@ -20,12 +20,13 @@ from pathlib import Path
 
 import reasoning_gym
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from learners import supervised
 from learners.attention import PACKED
 from learners.policy import PolicyError, save_policy
+from learners.settings import Section
 from learners.supervised import Example, StepReport, SupervisedSettings, supervised_train
 from orchestrator import starter_tokenizer, worked_solutions
 from orchestrator.errors import RunError
@@ -33,11 +34,7 @@ from orchestrator.starter_tokenizer import train_tokenizer
 from orchestrator.worked_solutions import Style, parse_chain_sum, solve
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StarterShape(_Part):
+class StarterShape(Section):
     """Size of the model; head_dim is one that vLLM's CPU attention supports."""
 
     vocab_size: int = 512
@@ -50,7 +47,7 @@ class StarterShape(_Part):
     context: int = 2048
 
 
-class StyleShares(_Part):
+class StyleShares(Section):
     """How often each style is shown; relative weights."""
 
     guess: float = Field(ge=0)
@@ -58,7 +55,7 @@ class StyleShares(_Part):
     rewrite: float = Field(ge=0)
 
 
-class StarterSettings(_Part):
+class StarterSettings(Section):
     """How the starter is made. The defaults are the quickstart's."""
 
     seed: int = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import SettingError
+from orchestrator.nearest import did_you_mean
 from orchestrator.prompts import DataSettings
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def load_table(settings: DataSettings) -> "Dataset":
     for setting in ("question_column", "answer_column"):
         column = getattr(settings, setting)
         if column is not None and column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.5)
-            guess = f", did you mean {near[0]}?" if near else ""
+            guess = did_you_mean(column, table.column_names)
             others = "; set data.answer_column=null where there are no answers" if setting == "answer_column" else ""
             fix = f"the columns are {', '.join(table.column_names)}{others}"
             raise SettingError(f"data.{setting}", f"{where} has no column {column!r}{guess}", fix)

@@ -7,7 +7,6 @@ A task is generated in blocks, each a data set with a seed of its own: some task
 are made, so one data set without end is not to be had, and one for each item would prepare again each time.
 """
 
-import difflib
 import hashlib
 import json
 import random
@@ -22,6 +21,7 @@ from reasoning_gym.factory import DATASETS
 
 from orchestrator.errors import SettingError
 from orchestrator.file_prompts import cursor_of
+from orchestrator.nearest import did_you_mean
 from orchestrator.prompts import DataSettings, Prompt, TaskSettings
 from rewards.response import Json
 
@@ -137,7 +137,7 @@ def _made(task: TaskSettings, seed: int) -> ProceduralDataset:
     if task.name not in DATASETS:
         raise SettingError(
             "data.tasks",
-            f"reasoning-gym has no task {task.name!r}{_nearest(task.name, list(DATASETS))}",
+            f"reasoning-gym has no task {task.name!r}{did_you_mean(task.name, list(DATASETS), most=3)}",
             "check the name",
         )
     if task.name in _HASH_DEPENDENT and sys.flags.hash_randomization:
@@ -146,15 +146,10 @@ def _made(task: TaskSettings, seed: int) -> ProceduralDataset:
     fields = [name for name in DATASETS[task.name][1].__dataclass_fields__ if name not in ("seed", "size")]
     unknown = [name for name in task.options if name not in fields]
     if unknown:
-        reason = f"{task.name} has no option {unknown[0]!r}{_nearest(unknown[0], fields)}"
+        reason = f"{task.name} has no option {unknown[0]!r}{did_you_mean(unknown[0], fields, most=3)}"
         raise SettingError("data.tasks", reason, f"its options are {', '.join(fields)}")
     try:
         return reasoning_gym.create_dataset(task.name, seed=seed, size=_BLOCK, **task.options)
     except (AssertionError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SettingError("data.tasks", f"{task.name} refuses its options: {reason}", "change the options") from None
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}?" if near else ""

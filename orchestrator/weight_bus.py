@@ -21,7 +21,7 @@ from actors.settings import Tolerance, WeightSyncSettings
 from learners.weights import WeightTruth
 from orchestrator.attestation import GapAlarm, ProbeGap, judge, probe_gap
 from orchestrator.deadline import DeadlineMissed, within
-from orchestrator.errors import RunError
+from orchestrator.errors import RunError, last_line
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.rollout_fleet import Member, RolloutFleet
 
@@ -143,7 +143,7 @@ class WeightBus:
                 self._fleet.attested(member.name, version)
         except (RayError, DeadlineMissed) as error:
             nan = float("nan")
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             return SyncReport(member.name, version, time.perf_counter() - start, 0.0, ProbeGap(nan, nan), reason)
         finally:
             sending.cancel()
