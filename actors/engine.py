@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # This module is plain data and stays free of torch.
     from learners.weights import WeightManifest
 
 FinishReason = Literal["stop", "length", "abort"]
+KvPolicy = Literal["keep", "recompute"]
+"""What becomes of the KV of an answer in progress when the weights change: it stays, or is computed anew."""
 
 
 class EngineError(RuntimeError):
@@ -39,15 +41,6 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One answer to sample. The id is unique over the life of an engine."""
-
-    request_id: str
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
 class Segment:
     """A run of tokens sampled under one weight version; `logprobs` has one entry per token."""
 
@@ -57,8 +50,24 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to sample, or to go on with. The id is unique over the life of an engine.
+
+    Attributes:
+        sampling: `max_tokens` counts the whole answer, `prefix` included.
+        prefix: what was sampled of this answer before, on whichever engine. The engine computes its KV under the
+            weights it has now and samples on from there; the completion begins with these segments as they are.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    prefix: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished (or aborted) answer: its segments in order of sampling."""
+    """A finished (or aborted) answer: its segments in order of sampling, neighbours of different versions."""
 
     request_id: str
     segments: tuple[Segment, ...]
@@ -146,8 +155,15 @@ class Engine(Protocol):
     async def abort(self, request_ids: Sequence[str]) -> None:
         """End these requests now: their `generate` calls return what was sampled. Unknown ids are ignored."""
 
-    async def pause(self) -> None:
-        """Stop sampling between two tokens; requests in progress keep their place and KV. Idempotent."""
+    async def pause(self, kv: KvPolicy = "keep") -> None:
+        """Stop sampling between two tokens; requests in progress keep their place. Idempotent.
+
+        Args:
+            kv: `keep`: they go on with the KV they have, though new weights may have come meanwhile; the logprobs
+                recorded afterwards are then those of the new weights over the old weights' KV. `recompute`: their KV
+                is computed anew after `resume`, so that every later token is sampled as if the new weights had read
+                the whole sequence.
+        """
 
     async def resume(self) -> None:
         """Go on. Idempotent."""

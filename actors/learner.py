@@ -1,7 +1,8 @@
 """The learner actor: one rank of the learner group, and rank 0's side of the weight channels.
 
-`step`, `publish`, `perturb`, `restore` and `save` are collective: the group calls them on every rank in the same
-order. `send` runs in a thread of its own beside the next step: what it sends is a snapshot that nothing changes.
+`step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore` and `save` are collective: the group
+calls them on every rank in the same order. `send` runs in a thread of its own beside the next step: what it sends is a
+snapshot that nothing changes.
 """
 
 import socket
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.engine import ChannelAddress
 from actors.weight_channel import WeightSender, listen
-from learners.batch import TrainBatch
+from learners.batch import TrainBatch, TrainSequence
 from learners.learner import Learner
 from learners.process_group import join_process_group
 from learners.settings import AlgorithmSettings, TrainerSettings
@@ -30,7 +31,8 @@ class LearnerWorker:
         self._world_size = world_size
         self._learner: Learner | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._snapshot: tuple[WeightManifest, Mapping[str, torch.Tensor]] | None = None
+        self._snapshots: dict[int, tuple[WeightManifest, Mapping[str, torch.Tensor]]] = {}
+        """Published weights that may still have to be sent, by version."""
         self._senders: dict[str, WeightSender] = {}
 
     def rendezvous(self) -> tuple[str, int]:
@@ -70,17 +72,31 @@ class LearnerWorker:
         """One training step on the whole batch, of which this rank takes its share."""
         return self.learner.step(batch)
 
-    def publish(self, version: int, probe_ids: Sequence[int]) -> WeightTruth | None:
-        """Gather the weights as `version` and keep them for `send`; rank 0 answers with the truth about them."""
+    def begin_step(self, version: int) -> None:
+        """A step whose batch comes in parts: see `Learner.begin_step`."""
+        self.learner.begin_step(version)
+
+    def add(self, sequences: tuple[TrainSequence, ...]) -> None:
+        self.learner.add(sequences)
+
+    def finish_step(self) -> dict[str, float]:
+        return self.learner.finish_step()
+
+    def publish(self, version: int, probe_ids: Sequence[int], keep: Sequence[int]) -> WeightTruth | None:
+        """Gather the weights as `version` for `send`, beside the older `keep`; rank 0 answers with the truth."""
         manifest, tensors = self.learner.snapshot(version)
         truth = self.learner.truth(manifest, tensors, probe_ids)
         if self._rank != 0:
             return None
-        self._snapshot = (manifest, tensors)
+        kept = {older: snapshot for older, snapshot in self._snapshots.items() if older in keep}
+        self._snapshots = {**kept, version: (manifest, tensors)}
         return truth
 
     def open_sender(self, engine: str, backend: str, workers: int, timeout_s: float) -> ChannelAddress:
         """Listen for this engine's workers; they join while `send` or the first transfer waits for them."""
+        before = self._senders.pop(engine, None)
+        if before is not None:  # the engine was replaced
+            before.close()
         sender = listen(backend, workers=workers, timeout_s=timeout_s, host=ray.util.get_node_ip_address())
         self._senders[engine] = sender
         return sender.address
@@ -89,11 +105,11 @@ class LearnerWorker:
         """Complete the channel once the engine's workers join; runs while the engine opens its side."""
         self._senders[engine].connect()
 
-    def send(self, engine: str) -> None:
-        """Send the last published snapshot to this engine."""
-        if self._snapshot is None:
-            raise RuntimeError("nothing was published yet")
-        self._senders[engine].send(*self._snapshot)
+    def send(self, engine: str, version: int) -> None:
+        """Send a published version to this engine."""
+        if version not in self._snapshots:
+            raise RuntimeError(f"version {version} is not kept: {sorted(self._snapshots)} are")
+        self._senders[engine].send(*self._snapshots[version])
 
     def perturb(self, seed: int, scale: float) -> None:
         self.learner.perturb(seed, scale)

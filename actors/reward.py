@@ -26,6 +26,9 @@ class RewardWorker:
         """One score for each response, in order; a response whose scoring failed carries the reason."""
         return self._pool.score(responses)
 
+    def heartbeat(self) -> None:
+        """Answers while the process lives, however long the scoring takes (a thread of its own)."""
+
     def close(self) -> None:
         """Kill the children. They also die with this actor's process."""
         self._pool.close()

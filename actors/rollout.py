@@ -3,8 +3,11 @@
 Invariants:
 - every submitted request comes back through `collect` exactly once, as a trajectory, unless one fails (the engine
   died, or cannot run it): then every later call raises that error at once, and the fleet samples elsewhere;
-- tokens of a version that was not attested never leave the actor: finished answers that hold such a token wait until
-  `serve(version)` says that the version is true.
+- an answer that was aborted, one by one or all at an update, comes back the same way, with what it has so far;
+- tokens of a version that was not attested never leave the actor: an answer for which such a token was sampled here
+  waits until `serve(version)` says that the version is true. (Its prefix was attested where it comes from.) A version
+  that arrives again is to be attested again;
+- an update that did not arrive leaves the engine serving what it served; it never goes back to an older version.
 Submissions and collections are bulk calls, so that the cost of a remote call does not grow with the answers; a
 collection that finds nothing waits for `wait_s` at most, which makes it the fleet's heartbeat as well.
 """
@@ -23,8 +26,12 @@ from actors.engine import (
     EngineSettings,
     GenerationRequest,
 )
-from actors.trajectory import Trajectory
+from actors.trajectory import Leg, Trajectory
+from actors.weight_rendezvous import WeightTransferError
 from learners.weights import WeightManifest
+
+UpdatePolicy = Literal["keep", "recompute", "abort_resume"]
+"""What becomes of answers in progress at an update: see `actors.settings.RolloutSettings.kv_policy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,14 @@ class Arrival:
     Attributes:
         checksums: of each tensor as it arrived, by name.
         probe_logprobs: [len(probe) - 1] the engine's logprobs of the probe under the new weights.
-        paused_s: how long sampling stood still.
+        paused_at: when sampling was stopped, seconds since the epoch.
+        paused_s: how long it stood still.
     """
 
     version: int
     checksums: Mapping[str, int]
     probe_logprobs: tuple[float, ...]
+    paused_at: float
     paused_s: float
 
 
@@ -62,17 +71,26 @@ def make_engine(kind: Literal["vllm", "torch"], settings: EngineSettings) -> Eng
     return TorchEngine(settings)
 
 
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """An answer that waits to be collected, and the versions under which it was sampled here."""
+
+    trajectory: Trajectory
+    versions: frozenset[int]
+
+
 class RolloutWorker:
     """Wrapped with `ray.remote` by the fleet; all methods run on one event loop."""
 
     def __init__(self, name: str, kind: Literal["vllm", "torch"], settings: EngineSettings) -> None:
         self._name = name
         self._engine = make_engine(kind, settings)
-        self._running: set[asyncio.Task[None]] = set()
-        self._finished: list[Trajectory] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._finished: list[_Finished] = []
         self._arrived = asyncio.Event()
         self._failure: BaseException | None = None
-        self._attested = 0
+        self._served = 0
+        self._may_leave_up_to = 0
 
     async def start(self) -> None:
         await self._engine.start()
@@ -81,9 +99,16 @@ class RolloutWorker:
         """Take these requests; their answers come through `collect`."""
         self._check_alive()
         for request in requests:
-            task = asyncio.create_task(self._sample(request))
-            self._running.add(task)
+            task = asyncio.create_task(self._sample(request), name=request.request_id)
+            self._running[request.request_id] = task
             task.add_done_callback(self._ended)
+        # One turn of the loop, in which the engine hears of them: an abort that follows at once finds them there.
+        await asyncio.sleep(0)
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """End these answers now; what they have comes through `collect`. Ids that are not in progress are ignored."""
+        self._check_alive()
+        await self._engine.abort(request_ids)
 
     async def collect(self, wait_s: float) -> Collected:
         """Answers that finished since the last call; waits up to `wait_s` for the first."""
@@ -94,54 +119,79 @@ class RolloutWorker:
                 await asyncio.wait_for(self._arrived.wait(), wait_s)
             self._check_alive()
         released = self._releasable()
-        self._finished = [t for t in self._finished if not self._may_leave(t)]
-        return Collected(tuple(released), self._engine.load())
+        self._finished = [finished for finished in self._finished if not self._may_leave(finished)]
+        return Collected(tuple(finished.trajectory for finished in released), self._engine.load())
 
     async def open_channel(self, address: ChannelAddress) -> None:
         await self._engine.open_channel(address)
 
-    async def update(self, manifest: WeightManifest, probe_ids: Sequence[int]) -> Arrival:
+    async def update(
+        self, manifest: WeightManifest, probe_ids: Sequence[int], kv_policy: UpdatePolicy = "keep"
+    ) -> Arrival:
         """Pause, take the weights that the learner is sending, resume, and report what arrived.
 
         Answers with tokens of the new version are held back until `serve(manifest.version)`.
+
+        Args:
+            kv_policy: with `abort_resume` all answers in progress come back through `collect` as they are.
+
+        Raises:
+            WeightTransferError: the weights did not arrive, or are older than those served. The engine is intact and
+                goes on with what it had; the channel must be opened anew.
+            EngineError: the engine is lost.
         """
         self._check_alive()
-        start = time.perf_counter()
-        await self._engine.pause()
-        checksums = await self._engine.receive_weights(manifest)
+        if self._served > 0 and manifest.version < self._served:
+            raise WeightTransferError(
+                f"version {manifest.version} of the weights is older than version {self._served}, which {self._name} "
+                "serves: nothing was loaded"
+            )
+        paused_at, start = time.time(), time.perf_counter()
+        await self._engine.pause("recompute" if kv_policy == "recompute" else "keep")
+        try:
+            if kv_policy == "abort_resume":
+                await self._engine.abort(tuple(self._running))
+            checksums = await self._engine.receive_weights(manifest)
+        except WeightTransferError:
+            await self._engine.resume()
+            raise
+        self._may_leave_up_to = min(self._may_leave_up_to, manifest.version - 1)
         await self._engine.resume()
         paused_s = time.perf_counter() - start
         logprobs = await self._engine.score(probe_ids)
-        return Arrival(manifest.version, dict(checksums), tuple(logprobs), paused_s)
+        return Arrival(manifest.version, dict(checksums), tuple(logprobs), paused_at, paused_s)
 
     async def serve(self, version: int) -> None:
         """This version is attested: its answers may leave."""
-        self._attested = version
+        self._served = self._may_leave_up_to = version
         self._arrived.set()
 
     async def shutdown(self) -> None:
-        for task in tuple(self._running):
+        for task in tuple(self._running.values()):
             task.cancel()
         await self._engine.shutdown()
 
     async def _sample(self, request: GenerationRequest) -> None:
         submitted = time.time()
         completion = await self._engine.generate(request)
-        self._finished.append(Trajectory(completion, self._name, submitted, time.time()))
+        sampled = completion.versions[sum(len(segment.token_ids) for segment in request.prefix) :]
+        leg = Leg(self._name, submitted, time.time(), len(sampled))
+        self._finished.append(_Finished(Trajectory(completion, (leg,)), frozenset(sampled)))
         self._arrived.set()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A request that ended in an error must not vanish: from now on every call raises it."""
-        self._running.discard(task)
+        if self._running.get(task.get_name()) is task:
+            del self._running[task.get_name()]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = self._failure or error
             self._arrived.set()
 
-    def _releasable(self) -> list[Trajectory]:
-        return [t for t in self._finished if self._may_leave(t)]
+    def _releasable(self) -> list[_Finished]:
+        return [finished for finished in self._finished if self._may_leave(finished)]
 
-    def _may_leave(self, trajectory: Trajectory) -> bool:
-        return all(segment.version <= self._attested for segment in trajectory.completion.segments)
+    def _may_leave(self, finished: _Finished) -> bool:
+        return all(version <= self._may_leave_up_to for version in finished.versions)
 
     def _check_alive(self) -> None:
         if self._failure is not None:

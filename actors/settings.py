@@ -11,6 +11,19 @@ from pydantic import Field
 from learners.settings import Section
 
 
+class OverSamplingSettings(Section):
+    """Rounds: start more than a batch needs, cut when it is complete, and do something with what is left over."""
+
+    prompts: float = Field(1.0, ge=1, le=2)
+    """Prompts started per prompt wanted."""
+    answers: float = Field(1.0, ge=1, le=4)
+    """Answers started per answer wanted; the first to finish are kept. Not with `leftovers: resume`."""
+    leftovers: Literal["resume", "long_round", "drop"] = "resume"
+    """`resume`: partial answers are kept and continued in the next round (APRIL, arXiv 2509.18521). `long_round`: their
+    prompts wait for a round of their own that is not cut (RollPacker, arXiv 2509.21009). `drop`: thrown away; favours
+    short answers, there to show the bias."""
+
+
 class RolloutSettings(Section):
     engine: Literal["vllm", "torch"] = "vllm"
     """`torch` is the small exact reference engine: slow, for tests and odd decode loops."""
@@ -28,8 +41,29 @@ class RolloutSettings(Section):
     """0 keeps the whole vocabulary."""
     max_staleness: int = Field(1, ge=0)
     """Bound on (learner's version - version that sampled a token) in training; 0 is synchronous."""
+    late: Literal["wait", "train", "drop", "baseline_only"] = "wait"
+    """What becomes of answers older than `max_staleness`. `wait`: there are none, the learner waits for groups that
+    would become too old. `train`: trained with correction, up to `hard_staleness`. `drop`: their group is dropped.
+    `baseline_only`: their rewards count in the baseline, their tokens get no gradient."""
+    hard_staleness: int = Field(8, ge=0)
+    """With `late: train`, the bound that even late answers keep; beyond it their group is dropped."""
+    kv_policy: Literal["keep", "recompute", "abort_resume"] = "keep"
+    """An answer in progress at a weight update goes on with its KV as it is (`keep`, fastest), with its KV computed
+    anew under the new weights (`recompute`), or is taken off the engine and continued on any (`abort_resume`)."""
+    partial: bool = True
+    """Weights are updated in the middle of answers. Off: each engine first finishes the answers it has."""
+    over_sampling: OverSamplingSettings | None = None
+    """None: prompts start continuously, as the staleness rule allows."""
+    tail_order: Literal["longest_first", "fifo"] = "longest_first"
+    """Order in which waiting answers start: a probe of each group, then the longest by prediction; or as they come."""
+    consolidate: bool = True
+    """With several engines, gather the last running answers on few of them, so that whole engines fall idle."""
     max_running: int = Field(128, ge=1)
-    """Answers decoded at the same time by one engine."""
+    """Most answers decoded at the same time by one engine; pressure on its KV cache lowers it for a while."""
+    kv_low: float = Field(0.7, gt=0, lt=1)
+    """Below this use of the KV cache an engine may take more answers at a time."""
+    kv_high: float = Field(0.9, gt=0, le=1)
+    """Above this use of the KV cache it takes fewer."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gpu_memory_utilization: float = Field(0.8, gt=0, lt=1)
     kv_cache_gib: float = Field(0.5, gt=0)
@@ -39,6 +73,11 @@ class RolloutSettings(Section):
     answer_timeout_s: float = Field(600.0, gt=0)
     """Deadline of one answer; a worker that misses it is taken out and its answers are sampled elsewhere."""
     start_timeout_s: float = Field(600.0, gt=0)
+    max_restarts: int = Field(3, ge=0)
+    """How often within ten minutes a dead worker is replaced before the run stops."""
+    replay_lengths: str | None = None
+    """File with one answer length per line: answers get lengths drawn from it instead of ending by themselves, so that
+    a recorded length distribution can be replayed on real engines. For measuring, not for training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,23 @@ It is small and exact, not fast: the oracle of the tests, and the place for deco
 
 Invariants:
 - one step at a time touches the model (`_model_lock`); pausing, aborting, updating and scoring happen between steps;
-- what a request samples depends on its prompt, its seed and the weights alone, up to float rounding in batched sums;
-- requests in progress keep their KV over an update (policy `keep`); nothing else is kept, so nothing can be stale.
+- what a request samples depends on its prompt, its prefix, its seed and the weights alone, up to float rounding in
+  batched sums;
+- a request's KV is its own, from its first step to its end or to the next pause that asks to recompute it; nothing
+  else is kept, so nothing can be stale.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from actors.answer_room import answer_room
+from actors.continuation import drawing_seed, joined, sequence_so_far
 from actors.engine import (
     ChannelAddress,
     Completion,
@@ -25,6 +29,7 @@ from actors.engine import (
     EngineSettings,
     FinishReason,
     GenerationRequest,
+    KvPolicy,
     Segment,
 )
 from actors.kv_slots import KvSlots
@@ -36,13 +41,23 @@ from learners.weights import WeightManifest, checksum
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A request in progress. `slot` is its place in the KV cache, None while it waits for one."""
+    """A request in progress.
+
+    Attributes:
+        sequence: prompt, prefix and what was sampled since.
+        room: tokens that it may sample.
+        slot: its place in the KV cache, None while it waits for one.
+        cached: tokens of the sequence whose KV stands there: none, or all but the last.
+        token_ids, logprobs, versions: of what was sampled since the prefix.
+    """
 
     request: GenerationRequest
+    sequence: list[int]
     room: int
     generator: torch.Generator
     ended: "asyncio.Future[FinishReason]"
     slot: int | None = None
+    cached: int = 0
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -77,7 +92,7 @@ class TorchEngine:
         stepper, self._stepper = self._stepper, None
         if stepper is not None:
             stepper.cancel()
-            await asyncio.wait({stepper})
+            await asyncio.wait({stepper}, timeout=_STEP_TIMEOUT_S)
         self._fail("the engine was shut down")
         self._model = None
         self._receiver = None
@@ -88,8 +103,9 @@ class TorchEngine:
         _ = self._alive
         running = _Running(
             request,
+            list(sequence_so_far(request)),
             answer_room(request, self._settings.context_length),
-            torch.Generator().manual_seed(request.sampling.seed),
+            torch.Generator().manual_seed(drawing_seed(request)),
             asyncio.get_running_loop().create_future(),
         )
         self._requests[request.request_id] = running
@@ -109,10 +125,12 @@ class TorchEngine:
                 if running is not None and not running.ended.done():
                     running.ended.set_result("abort")
 
-    async def pause(self) -> None:
+    async def pause(self, kv: KvPolicy = "keep") -> None:
         self._resumed.clear()
-        async with self._model_lock:
-            pass  # The step in progress has ended, and the next waits for `resume`.
+        async with self._model_lock:  # The step in progress has ended, and the next waits for `resume`.
+            if kv == "recompute":
+                for running in self._requests.values():
+                    running.cached = 0
 
     async def resume(self) -> None:
         self._resumed.set()
@@ -141,7 +159,7 @@ class TorchEngine:
 
     def load(self) -> EngineLoad:
         started = [r for r in self._requests.values() if r.slot is not None]
-        held = sum(len(r.request.prompt_ids) + len(r.token_ids) for r in started)
+        held = sum(len(r.sequence) for r in started)
         capacity = self._settings.max_running * self._settings.context_length
         return EngineLoad(len(started), len(self._requests) - len(started), held / capacity)
 
@@ -151,9 +169,9 @@ class TorchEngine:
                 await self._resumed.wait()
                 await self._work.wait()
                 async with self._model_lock:
-                    running = self._admit()
                     if not self._resumed.is_set():
                         continue
+                    running = self._admit()
                     if not running:
                         self._work.clear()
                         continue
@@ -175,17 +193,16 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _step(self, running: list[_Running]) -> list[tuple[int, float]]:
-        """One token for each: a forward pass over each new prompt, and one over all the others' last tokens."""
+        """One token for each: a forward pass over each sequence without KV, and one over all others' last tokens."""
         logits: dict[int, torch.Tensor] = {}
-        old = [i for i, r in enumerate(running) if r.token_ids]
         for i, request in enumerate(running):
-            if not request.token_ids:
-                logits[i] = self._forward([request], [list(request.request.prompt_ids)], [0])[0]
-        if old:
-            starts = [len(running[i].request.prompt_ids) + len(running[i].token_ids) - 1 for i in old]
-            batch = [running[i] for i in old]
-            rows = self._forward(batch, [[r.token_ids[-1]] for r in batch], starts)
-            logits |= dict(zip(old, rows, strict=True))
+            if not request.cached:
+                logits[i] = self._forward([request], [request.sequence], [0])[0]
+        cached = [i for i, r in enumerate(running) if r.cached]
+        if cached:
+            batch = [running[i] for i in cached]
+            rows = self._forward(batch, [[r.sequence[-1]] for r in batch], [r.cached for r in batch])
+            logits |= dict(zip(cached, rows, strict=True))
         return [draw(logits[i], r.request.sampling, r.generator) for i, r in enumerate(running)]
 
     def _forward(self, batch: list[_Running], token_ids: list[list[int]], starts: list[int]) -> torch.Tensor:
@@ -204,6 +221,8 @@ class TorchEngine:
         return last
 
     def _append(self, running: _Running, token: int, logprob: float) -> None:
+        running.cached = len(running.sequence)
+        running.sequence.append(token)
         running.token_ids.append(token)
         running.logprobs.append(logprob)
         running.versions.append(self._version)
@@ -227,6 +246,10 @@ class TorchEngine:
         if self._model is None:
             raise EngineError("the engine is not running: call start() first")
         return self._model
+
+
+_STEP_TIMEOUT_S = 60.0
+"""How long `shutdown` waits for the stepper; a step that takes longer ends with the process."""
 
 
 def _load(settings: EngineSettings) -> PreTrainedModel:
@@ -256,11 +279,10 @@ def _score(model: PreTrainedModel, token_ids: list[int]) -> list[float]:
 
 
 def _completion(running: _Running, reason: FinishReason) -> Completion:
-    segments: list[Segment] = []
+    segments = list(running.request.prefix)
     start = 0
-    for end in range(1, len(running.versions) + 1):
-        if end == len(running.versions) or running.versions[end] != running.versions[start]:
-            tokens, logprobs = running.token_ids[start:end], running.logprobs[start:end]
-            segments.append(Segment(running.versions[start], tuple(tokens), tuple(logprobs)))
-            start = end
-    return Completion(running.request.request_id, tuple(segments), reason)
+    for version, run in groupby(running.versions):
+        end = start + len(list(run))
+        segments.append(Segment(version, tuple(running.token_ids[start:end]), tuple(running.logprobs[start:end])))
+        start = end
+    return Completion(running.request.request_id, joined(segments), reason)

@@ -1,4 +1,4 @@
-"""A trajectory: all that happened for one sample, as the rollout actor hands it up."""
+"""A trajectory: all that happened for one sample, as the rollout plane hands it up."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,42 @@ from actors.engine import Completion
 
 
 @dataclass(frozen=True, slots=True)
-class Trajectory:
-    """One sampled answer with where and when it was sampled. Times are seconds since the epoch.
+class Leg:
+    """An uninterrupted stay of an answer on one engine. Times are seconds since the epoch.
 
     Attributes:
-        completion: tokens, logprobs and versions.
         worker: name of the rollout worker.
-        submitted_at, finished_at: when the worker took the request and when its last token came.
+        submitted_at, finished_at: when the worker took the request and when its last token came, or its abort.
+        tokens: sampled during this leg.
     """
 
-    completion: Completion
     worker: str
     submitted_at: float
     finished_at: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One sampled answer with where and when it was sampled.
+
+    Attributes:
+        completion: tokens, logprobs and versions.
+        legs: at least one; more than one where the answer was interrupted and continued, perhaps elsewhere.
+    """
+
+    completion: Completion
+    legs: tuple[Leg, ...]
+
+    @property
+    def worker(self) -> str:
+        """The worker that finished it."""
+        return self.legs[-1].worker
+
+    @property
+    def submitted_at(self) -> float:
+        return self.legs[0].submitted_at
+
+    @property
+    def finished_at(self) -> float:
+        return self.legs[-1].finished_at

@@ -2,9 +2,11 @@
 
 Invariants, and what keeps them:
 - versions: vLLM stamps each step's tokens with the label of the weights in force, which only changes while paused;
-- KV of older weights is never reused: each prompt is hashed with a salt that names the version at its submission,
+- KV of older weights is never reused: each prompt is hashed with a salt that counts the updates at its submission,
   and requests that have no token yet when new weights come are submitted afresh under the new salt;
-- requests in progress keep their KV over an update (policy `keep`);
+- a pause that asks to recompute the KV of requests in progress empties the cache and puts them back into vLLM's
+  queue, where they keep their tokens and their random generator. Nothing is prefilled while the engine is paused, so
+  all of it happens after `resume`, under the new weights, and what they then share of a prompt is new too;
 - a dead engine process ends every waiting call with `EngineError`, within `_LIVENESS_S`.
 
 While the engine is paused, `score` and new `generate` calls wait for `resume`.
@@ -16,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from actors.answer_room import answer_room
+from actors.continuation import drawing_seed, joined, sequence_so_far
 from actors.engine import (
     ChannelAddress,
     Completion,
@@ -24,6 +27,7 @@ from actors.engine import (
     EngineSettings,
     FinishReason,
     GenerationRequest,
+    KvPolicy,
     Segment,
 )
 from actors.vllm_launch import import_vllm, launch
@@ -46,7 +50,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(slots=True)
 class _Running:
-    """One `generate` call: what it has so far, and what was asked of it meanwhile."""
+    """One `generate` call: what it has sampled so far, and what was asked of it meanwhile."""
 
     request: GenerationRequest
     token_ids: list[int] = field(default_factory=list)
@@ -61,7 +65,8 @@ class VllmEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._llm: AsyncLLM | None = None
-        self._version = 0
+        self._updates = 0
+        self._channel_timeout_s = 0.0
         self._running: dict[str, _Running] = {}
         self._scores = 0
 
@@ -69,7 +74,7 @@ class VllmEngine:
         await asyncio.to_thread(import_vllm, self._settings)
         llm = await asyncio.to_thread(launch, self._settings)
         self._llm = llm
-        await self._call(llm.update_weight_version(str(self._version)))
+        await self._call(llm.update_weight_version("0"))
 
     async def shutdown(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -81,7 +86,7 @@ class VllmEngine:
         llm.output_processor.propagate_error(EngineDeadError())
         if llm.output_handler is not None:
             llm.output_handler.cancel()
-        await asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S)
+        await asyncio.wait_for(asyncio.to_thread(llm.shutdown, _SHUTDOWN_GRACE_S), _CALL_TIMEOUT_S)
 
     async def generate(self, request: GenerationRequest) -> Completion:
         running = _Running(request)
@@ -106,8 +111,8 @@ class VllmEngine:
         if known:
             await self._call(self._alive.abort(known))
 
-    async def pause(self) -> None:
-        await self._call(self._alive.pause_generation(mode="keep", clear_cache=False))
+    async def pause(self, kv: KvPolicy = "keep") -> None:
+        await self._call(self._alive.pause_generation(mode="keep", clear_cache=kv == "recompute"))
 
     async def resume(self) -> None:
         await self._call(self._alive.resume_generation())
@@ -125,6 +130,7 @@ class VllmEngine:
             raise
         except Exception as error:
             raise WeightTransferError(f"the engine could not join the weight channel: {error}") from error
+        self._channel_timeout_s = address.timeout_s
 
     async def receive_weights(self, manifest: WeightManifest) -> Mapping[str, int]:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -138,7 +144,8 @@ class VllmEngine:
         llm = self._alive
         try:
             await self._call(llm.start_weight_update())
-            await self._call(llm.update_weights(WeightTransferUpdateRequest(update_info=update)))
+            transfer = llm.update_weights(WeightTransferUpdateRequest(update_info=update))
+            await self._call(transfer, self._channel_timeout_s + _CALL_TIMEOUT_S)
             await self._call(llm.finish_weight_update(weight_version=str(manifest.version)))
         except EngineError:
             raise
@@ -146,7 +153,7 @@ class VllmEngine:
             if all(await self._call(llm.collective_rpc("weights_intact"))):
                 raise WeightTransferError(f"version {manifest.version} did not arrive: {error}") from error
             raise EngineError(f"version {manifest.version} was loaded in part: {error}") from error
-        self._version = manifest.version
+        self._updates += 1
         await self._restart_unstarted()
         return agreed_checksums(await self._call(llm.collective_rpc("received_checksums")))
 
@@ -168,7 +175,7 @@ class VllmEngine:
         if self._llm is None:
             return EngineLoad(running=0, waiting=0, kv_use=0.0)
         started = [running for running in self._running.values() if running.token_ids]
-        held = sum(len(running.request.prompt_ids) + len(running.token_ids) for running in started)
+        held = sum(len(sequence_so_far(running.request)) + len(running.token_ids) for running in started)
         cache = self._llm.vllm_config.cache_config
         capacity = cache.num_gpu_blocks * cache.block_size
         return EngineLoad(len(started), len(self._running) - len(started), min(1.0, held / capacity))
@@ -181,12 +188,12 @@ class VllmEngine:
         llm = self._alive
         running.token_ids.clear()
         running.logprobs.clear()
-        prompt = tokens_input(list(running.request.prompt_ids), cache_salt=self._salt)
+        prompt = tokens_input(list(sequence_so_far(running.request)), cache_salt=self._salt)
         try:
-            outputs = await llm.add_request(running.request.request_id, prompt, params)
+            outputs = await self._call(llm.add_request(running.request.request_id, prompt, params))
             try:
                 if running.abort:
-                    await llm.abort(outputs.request_id, internal=True)
+                    await self._call(llm.abort(outputs.request_id, internal=True))
                 while True:
                     output = outputs.get_nowait() or await outputs.get()
                     piece = output.outputs[0]
@@ -195,7 +202,7 @@ class VllmEngine:
                     if output.finished:
                         return piece
             except asyncio.CancelledError:
-                await llm.abort(outputs.request_id, internal=True)
+                await self._call(llm.abort(outputs.request_id, internal=True))
                 raise
         except EngineDeadError as error:
             raise EngineError(_DEAD) from error
@@ -257,7 +264,8 @@ class VllmEngine:
 
     @property
     def _salt(self) -> str:
-        return f"v{self._version}"
+        """Not the version: one that arrives twice may have arrived damaged the first time."""
+        return f"after update {self._updates}"
 
 
 _DEAD = "the process of vLLM's engine died: what it said last stands in the worker's log"
@@ -270,7 +278,7 @@ def sampling_params(request: GenerationRequest, context_length: int) -> "Samplin
     """vLLM's parameters for this request.
 
     Raises:
-        ValueError: the prompt leaves no room for an answer.
+        ValueError: see `answer_room`.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -284,7 +292,7 @@ def sampling_params(request: GenerationRequest, context_length: int) -> "Samplin
         stop_token_ids=list(sampling.stop_token_ids),
         # Only the request says what ends an answer, not the checkpoint.
         ignore_eos=True,
-        seed=sampling.seed,
+        seed=drawing_seed(request),
         logprobs=0,
         flat_logprobs=True,
         detokenize=False,
@@ -310,8 +318,8 @@ def _completion(running: _Running, output: "CompletionOutput") -> Completion:
     reason = _FINISH_REASONS.get(output.finish_reason)
     if reason is None:
         raise EngineError(f"vLLM ended request {running.request.request_id} with {output.finish_reason!r}")
-    segments = tuple(
+    sampled = [
         Segment(int(s.version), tuple(running.token_ids[s.start : s.end]), tuple(running.logprobs[s.start : s.end]))
         for s in output.weight_versions or ()
-    )
-    return Completion(running.request.request_id, segments, reason)
+    ]
+    return Completion(running.request.request_id, joined([*running.request.prefix, *sampled]), reason)

@@ -8,7 +8,8 @@ On the CPU:
   joined by a busy-waiting queue: a second import of everything at start, and a core that spins while it waits. Its
   reason is that thread binding is set up for a spawned worker alone; here the binding is made before the spawn.
 - a prefill is never split. A seeded request whose prefill is split makes vLLM 0.32 rewind its random generator,
-  which CPU generators cannot do: the engine dies.
+  which CPU generators cannot do: the engine dies. So one pass has room for the longest sequence, which may be an
+  answer that is read anew, beside a token of every other request.
 - the size of the KV cache is given, so that vLLM skips the profiling run by which it would guess it;
 - nothing is compiled: an update replaces packed weights, which compiled code may hold on to.
 """
@@ -71,7 +72,7 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
         seed=settings.seed,
         max_model_len=settings.context_length,
         max_num_seqs=settings.max_running,
-        max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length),
+        max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length + settings.max_running),
         tensor_parallel_size=settings.tensor_parallel,
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",

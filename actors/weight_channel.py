@@ -4,20 +4,23 @@ The life of a channel: `listen` serves a store and yields the address; the engin
 runs `connect`; then each `send` matches one `receive` on every worker.
 
 Invariants:
-- `send` returns once every worker holds all bytes, and raises when one did not within the channel's timeout;
+- `send` returns once every worker holds all bytes, and raises when one did not: each of its three waits (for the
+  workers to be ready, for the bytes to leave, for the workers to confirm) ends within the channel's timeout;
 - the tensors are read only; the caller keeps them unchanged while `send` runs;
 - a channel whose `send` or `connect` raised is dead: close it and listen anew.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
-from torch.distributed import BroadcastOptions, ProcessGroupGloo
+from torch.distributed import ProcessGroupGloo
 
 from actors.engine import ChannelAddress
 from actors.gloo_group import first_line, join_gloo_group
+from actors.weight_broadcast import broadcast
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from actors.weight_wire import check_tensor, pack, plan_buffers
 from learners.weights import WeightManifest
@@ -79,11 +82,10 @@ class GlooSender:
         for spec in manifest.tensors:
             check_tensor(spec, tensors.get(spec.name))
         rendezvous.announce(manifest)
-        source = BroadcastOptions()
-        source.rootRank = 0
+        deadline = time.monotonic() + self.address.timeout_s
         try:
             for buffer in plan_buffers(manifest):
-                group.broadcast([pack(buffer, tensors)], source).wait()
+                broadcast(group, pack(buffer, tensors), deadline)
         except RuntimeError as error:
             raise WeightTransferError(f"gloo: a worker stopped ({first_line(error)})") from error
         rendezvous.await_confirmations()

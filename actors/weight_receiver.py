@@ -1,14 +1,16 @@
 """The receiving side of a gloo weight channel: used by the torch engine and inside vLLM's workers.
 
-Invariant: `receive` gives all tensors or raises; nothing has been loaded when it raises, so the engine still serves
-its old weights.
+Invariants: `receive` gives all tensors or raises; nothing has been loaded when it raises, so the engine still serves
+its old weights. It ends within the channel's timeout, whatever becomes of the sender.
 """
 
+import time
+
 import torch
-from torch.distributed import BroadcastOptions
 
 from actors.engine import ChannelAddress
 from actors.gloo_group import first_line, join_gloo_group
+from actors.weight_broadcast import broadcast
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from actors.weight_wire import plan_buffers, unpack
 from learners.weights import WeightManifest
@@ -28,14 +30,13 @@ class GlooReceiver:
         Raises:
             WeightTransferError: the sender announced another manifest, or died, or the channel's timeout passed.
         """
+        deadline = time.monotonic() + self._rendezvous.address.timeout_s
         self._rendezvous.expect(manifest, self._rank)
         received: list[tuple[str, torch.Tensor]] = []
-        source = BroadcastOptions()
-        source.rootRank = 0
         for buffer in plan_buffers(manifest):
             packed = torch.empty(buffer.nbytes, dtype=torch.uint8)
             try:
-                self._group.broadcast([packed], source).wait()
+                broadcast(self._group, packed, deadline)
             except RuntimeError as error:
                 raise WeightTransferError(f"gloo: the sender stopped ({first_line(error)})") from error
             received += unpack(buffer, packed)

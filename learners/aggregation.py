@@ -1,12 +1,12 @@
 """How losses per token become one number: every token alike, or every answer alike.
 
-The divisors are counts over the whole batch of one optimizer step, on all ranks. So the sum of the results
-over micro-batches and ranks is the batch's loss, however it was cut.
+Each way is a sum over micro-batches and ranks, divided by a count over the whole batch of one optimizer step. The
+two are apart because the count may be known last: sums add up however a batch was cut, also where it came in parts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,38 +14,41 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """Trained tokens, and sequences with at least one, in the whole batch of an optimizer step."""
+    """Trained tokens, and sequences with at least one, on all ranks."""
 
-    tokens: int
-    sequences: int
+    tokens: int = 0
+    sequences: int = 0
 
-
-class Aggregation(Protocol):
-    def __call__(self, loss: Tensor, sequence: Tensor, counts: BatchCounts) -> Tensor:
-        """Join losses of trained tokens.
-
-        Args:
-            loss: [N]; sequence: [N] index of each token's sequence within this micro-batch, which holds all
-                trained tokens of each of its sequences.
-            counts: of the whole batch.
-
-        Returns: scalar, this micro-batch's share.
-        """
+    def __add__(self, other: "BatchCounts") -> "BatchCounts":
+        return BatchCounts(self.tokens + other.tokens, self.sequences + other.sequences)
 
 
-def token_mean(loss: Tensor, sequence: Tensor, counts: BatchCounts) -> Tensor:
-    """sum_i sum_t loss_it / sum_i |o_i|: token-level loss (DAPO, arXiv 2503.14476, section 3.3)."""
-    return loss.sum() / counts.tokens
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """Attributes:
+    total: from losses [N] of trained tokens and [N] the index of each token's sequence within the micro-batch, which
+        holds all trained tokens of each of its sequences, to a scalar: this micro-batch's share of the sum.
+    divisor: what the sum over the whole batch is divided by.
+    """
+
+    total: Callable[[Tensor, Tensor], Tensor]
+    divisor: Callable[[BatchCounts], int]
 
 
-def sequence_mean(loss: Tensor, sequence: Tensor, counts: BatchCounts) -> Tensor:
-    """mean_i of (sum_t loss_it / |o_i|): sample-level loss, as GRPO writes it (arXiv 2402.03300, equation
-    3)."""
+def token_total(loss: Tensor, sequence: Tensor) -> Tensor:
+    """sum_i sum_t loss_it."""
+    return loss.sum()
+
+
+def sequence_total(loss: Tensor, sequence: Tensor) -> Tensor:
+    """sum_i (sum_t loss_it / |o_i|)."""
     lengths = torch.bincount(sequence).to(loss.dtype)
-    return (loss / lengths[sequence]).sum() / counts.sequences
+    return (loss / lengths[sequence]).sum()
 
 
 AGGREGATIONS: Mapping[Literal["token", "sequence"], Aggregation] = {
-    "token": token_mean,
-    "sequence": sequence_mean,
+    # Token-level loss: DAPO, arXiv 2503.14476, section 3.3.
+    "token": Aggregation(token_total, lambda counts: counts.tokens),
+    # Sample-level loss, as GRPO writes it: arXiv 2402.03300, equation 3.
+    "sequence": Aggregation(sequence_total, lambda counts: counts.sequences),
 }

@@ -10,17 +10,19 @@ The mode says what happens outside [low, high]:
 - clip: min(max(w, low), high);
 - mask: w inside, 0 outside (IcePop, arXiv 2510.18855, section 3.2);
 - off: 1 everywhere, whatever the level.
+
+Each token's d_t is of the very weights that sampled it, so an answer sampled over several versions needs no special
+care: the product over its tokens is the ratio to the mixture that wrote it. Published methods are names for settings
+of the knobs (`learners.correction_presets`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Level = Literal["token", "sequence", "geometric"]
-Mode = Literal["off", "truncate", "clip", "mask"]
+from learners.correction_presets import Level, Mode
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,14 +5,16 @@ Invariants:
   collectives. The caller guarantees it; a rank that is missing ends the others at the process group's
   timeout.
 - The process group exists before and outlives the learner (`learners.process_group`).
-- A step's result depends neither on the number of ranks nor on the token budget, up to float rounding:
-  losses are normalised by counts of the whole batch.
+- A step's result depends neither on the number of ranks nor on the token budget nor on the parts in which its batch
+  came, up to float rounding: losses are normalised by counts of the whole batch.
+- Nothing leaves or replaces the weights while a streamed step is half done.
 - Parameters are float32 masters; what leaves through `snapshot`, `truth` and `save` is in the wire dtype,
   the compute dtype, and `probe_logprobs` computes with exactly those values.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,12 +24,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedTokenizerBase
 
 from learners.attention import best_attention
-from learners.batch import TrainBatch
+from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
 from learners.logprobs import TokenLogprobs
-from learners.meter import TokenMeter
-from learners.micro_batch import MiniBatch, cut_minibatches
-from learners.objective import ObjectiveInput, objective
+from learners.micro_batch import Part, cut_minibatches, cut_part
 from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences, pack
 from learners.perturbation import Perturbation
@@ -41,8 +41,18 @@ from learners.policy import (
 )
 from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.sharding import gather, reshard, shard_policy
-from learners.step_metrics import describe, record
+from learners.training_step import Trainee, TrainingStep
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
+
+
+@dataclass(slots=True)
+class _StreamedStep:
+    """A step whose batch comes in parts, and what has come: `tokens` read, `seconds` of work."""
+
+    step: TrainingStep
+    parts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 class Learner:
@@ -84,6 +94,8 @@ class Learner:
         self._policy = Policy(load_policy(model, attention=best_attention(device, self._wire_dtype)))
         shard_policy(self._policy, init_device_mesh(device.type, (world_size,)), self._wire_dtype)
         self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
+        self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device)
+        self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
@@ -93,10 +105,10 @@ class Learner:
 
         Raises:
             ValueError: nothing to train on, or a sequence longer than the token budget.
-            RuntimeError: the weights are perturbed.
+            RuntimeError: the weights are perturbed, or a streamed step is half done.
         """
-        if self._perturbation is not None:
-            raise RuntimeError("the weights are perturbed: restore them before a training step")
+        self._expect_between_steps("a training step")
+        self._expect_true_weights("a training step")
         started = time.perf_counter()
         minibatches = cut_minibatches(
             batch.sequences,
@@ -106,33 +118,112 @@ class Learner:
             rank=self._rank,
             ranks=self._world_size,
         )
-        meter = TokenMeter(self._device)
-        frozen = self._start_logprobs(minibatches)
-        self._optimizer.begin_step()
-        norms = [
-            self._update(minibatch, frozen[index], meter, at_start=index == 0)
-            for index, minibatch in enumerate(minibatches)
-        ]
-        return {
-            **describe(meter.reduce(), norms),
-            "learning_rate": self._optimizer.learning_rate,
-            "tokens": float(batch.tokens),
-            "seconds": time.perf_counter() - started,
-        }
+        starts = self._start_logprobs(minibatches)
+        step = TrainingStep(self._trainee, batch.version)
+        for index, minibatch in enumerate(minibatches):
+            step.add(minibatch, starts[index] if starts is not None else None)
+            step.update()
+        return {**step.metrics(), "tokens": float(batch.tokens), "seconds": time.perf_counter() - started}
 
-    def _start_logprobs(self, minibatches: Sequence[MiniBatch]) -> list[list[Tensor | None]]:
+    def begin_step(self, version: int) -> None:
+        """Begin a step whose batch comes in parts: `add` each of them, then `finish_step`.
+
+        The result is that of `step` on the whole batch, up to float rounding, however it was cut. It is one optimizer
+        step, so `trainer.minibatches` must be 1.
+
+        Args:
+            version: of the batch, from which the staleness of its tokens counts.
+
+        Raises:
+            RuntimeError: the weights are perturbed, a streamed step is half done, or there are several minibatches.
+        """
+        self._expect_between_steps("another step")
+        self._expect_true_weights("a training step")
+        if self._trainer.minibatches != 1:
+            raise RuntimeError(
+                f"trainer.minibatches is {self._trainer.minibatches}, but a streamed batch makes one optimizer step: "
+                f"set it to 1 or train on whole batches"
+            )
+        self._streamed = _StreamedStep(TrainingStep(self._trainee, version))
+
+    def add(self, sequences: tuple[TrainSequence, ...]) -> None:
+        """Add the gradients of some whole sequences to the step; every rank gets all of them and takes its share.
+
+        Sequences without a trained token cost nothing; a part may hold no others, or none at all.
+
+        Raises:
+            RuntimeError: no step has begun.
+            ValueError: a sequence is longer than the token budget; nothing was added.
+        """
+        streamed = self._half_done("add()")
+        started = time.perf_counter()
+        part = cut_part(
+            sequences,
+            version=streamed.step.version,
+            token_budget=self._trainer.token_budget,
+            rank=self._rank,
+            ranks=self._world_size,
+        )
+        streamed.step.add(part)
+        streamed.parts += 1
+        streamed.tokens += sum(len(sequence) for sequence in sequences)
+        streamed.seconds += time.perf_counter() - started
+
+    def finish_step(self) -> dict[str, float]:
+        """Make the optimizer step of all that was added.
+
+        Returns: the metrics of `step`; `seconds` counts the work and not the waits between the parts.
+
+        Raises:
+            RuntimeError: no step has begun, or nothing was added.
+            ValueError: no token of what was added takes loss. The step stays half done.
+        """
+        streamed = self._half_done("finish_step()")
+        if not streamed.parts:
+            raise RuntimeError("nothing was added to this step: add() comes before finish_step()")
+        if not streamed.step.counts.tokens:
+            raise ValueError("no token of this batch takes loss: there is nothing to train on")
+        started = time.perf_counter()
+        streamed.step.update()
+        metrics = streamed.step.metrics()
+        self._streamed = None
+        seconds = streamed.seconds + time.perf_counter() - started
+        return {**metrics, "tokens": float(streamed.tokens), "seconds": seconds}
+
+    def abandon_step(self) -> None:
+        """Forget a streamed step that is half done, as if it had never begun.
+
+        Raises:
+            RuntimeError: no step has begun.
+        """
+        self._half_done("abandon_step()")
+        self._optimizer.discard()
+        self._streamed = None
+
+    def _expect_true_weights(self, wish: str) -> None:
+        if self._perturbation is not None:
+            raise RuntimeError(f"the weights are perturbed: restore them before {wish}")
+
+    def _expect_between_steps(self, wish: str) -> None:
+        if self._streamed is not None:
+            raise RuntimeError(f"a streamed step is half done: finish_step() or abandon_step() before {wish}")
+
+    def _half_done(self, wish: str) -> _StreamedStep:
+        if self._streamed is None:
+            raise RuntimeError(f"no step is half done: begin_step() comes before {wish}")
+        return self._streamed
+
+    def _start_logprobs(self, minibatches: Sequence[Part]) -> list[list[Tensor]] | None:
         """[minibatch][micro-batch] logprobs under the weights at the start of the batch, where the clip
         wants them.
 
         None where they need no pass of their own: with one minibatch, the update's own forward has those
         weights.
         """
-        ahead = self._algorithm.old_logprobs == "recompute" and len(minibatches) > 1
+        if self._algorithm.old_logprobs != "recompute" or len(minibatches) == 1:
+            return None
         return [
-            [
-                self._forward_only(micro.packed, micro.positions, self._temperature) if ahead else None
-                for micro in minibatch.micro_batches
-            ]
+            [self._forward_only(micro.packed, micro.positions, self._temperature) for micro in minibatch.micro_batches]
             for minibatch in minibatches
         ]
 
@@ -144,38 +235,16 @@ class Learner:
             reshard(self._policy)
         return seen.logprobs
 
-    def _update(
-        self, minibatch: MiniBatch, frozen: Sequence[Tensor | None], meter: TokenMeter, *, at_start: bool
-    ) -> float:
-        """One optimizer step; returns the gradient's norm."""
-        for host, start in zip(minibatch.micro_batches, frozen, strict=True):
-            micro = host.to(self._device)
-            now: TokenLogprobs = self._policy(micro.packed, micro.positions, self._temperature)
-            if start is None and at_start:
-                start = now.logprobs.detach()
-            proximal = micro.behaviour if self._algorithm.old_logprobs == "behaviour" else start
-            assert proximal is not None, "recompute has a start for every minibatch"
-            loss, seen = objective(
-                ObjectiveInput(
-                    now.logprobs,
-                    proximal,
-                    micro.behaviour,
-                    micro.advantages,
-                    micro.sequence,
-                    minibatch.counts,
-                ),
-                self._algorithm,
-            )
-            loss.backward()
-            record(meter, loss=loss, entropy=now.entropy, micro=micro, start=start, seen=seen)
-        return self._optimizer.update()
-
     def snapshot(self, version: int) -> tuple[WeightManifest, dict[str, Tensor]]:
         """The weights as an engine shall see them: wire dtype, names of the checkpoint, a tied head left out.
 
         Returns: the manifest, and the full tensors on rank 0 (detached copies); other ranks get an empty
         dict.
+
+        Raises:
+            RuntimeError: a streamed step is half done.
         """
+        self._expect_between_steps("a snapshot")
         full = self._full_state()
         specs = tuple(
             TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
@@ -204,8 +273,9 @@ class Learner:
         """Change every matrix by seeded noise of `scale` x its own standard deviation, until `restore`.
 
         Raises:
-            RuntimeError: it is perturbed already.
+            RuntimeError: it is perturbed already, or a streamed step is half done.
         """
+        self._expect_between_steps("a perturbation")
         if self._perturbation is not None:
             raise RuntimeError("the weights are perturbed already: restore them first")
         self._perturbation = Perturbation(dict(self._policy.model.named_parameters()), seed=seed, scale=scale)
@@ -226,7 +296,9 @@ class Learner:
 
         Raises:
             PolicyError: on every rank, where rank 0 could not write.
+            RuntimeError: a streamed step is half done.
         """
+        self._expect_between_steps("an export")
         full = self._full_state()
         problem: list[str] = [""]
         if self._rank == 0:
@@ -244,7 +316,9 @@ class Learner:
 
         Raises:
             CheckpointError: on every rank.
+            RuntimeError: a streamed step is half done.
         """
+        self._expect_between_steps("a checkpoint")
         save_sharded(self._training_state(), folder)
 
     def load_checkpoint(self, folder: Path) -> None:
@@ -252,7 +326,9 @@ class Learner:
 
         Raises:
             CheckpointError: on every rank.
+            RuntimeError: a streamed step is half done.
         """
+        self._expect_between_steps("loading a checkpoint")
         load_sharded(self._training_state(), folder)
 
     @property

@@ -46,8 +46,11 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class MiniBatch:
-    """One optimizer step: this rank's micro-batches, and the counts over all ranks."""
+class Part:
+    """Sequences whose gradients add up: this rank's micro-batches of them, and the counts over all ranks.
+
+    A part may be all that an optimizer step trains on, a minibatch, or one delivery of a streamed batch.
+    """
 
     micro_batches: tuple[MicroBatch, ...]
     counts: BatchCounts
@@ -61,7 +64,7 @@ def cut_minibatches(
     token_budget: int,
     rank: int,
     ranks: int,
-) -> tuple[MiniBatch, ...]:
+) -> tuple[Part, ...]:
     """Cut a batch into optimizer steps, in order and of even sequence counts, and take this rank's share of
     each.
 
@@ -75,14 +78,28 @@ def cut_minibatches(
         raise ValueError("no token of this batch takes loss: there is nothing to train on")
     steps = min(minibatches, len(trained))
     bounds = [len(trained) * step // steps for step in range(steps + 1)]
-    cut = []
-    for begin, end in itertools.pairwise(bounds):
-        members = trained[begin:end]
-        plan = plan_micro_batches([len(sequence) for sequence in members], token_budget, ranks)[rank]
-        counts = BatchCounts(sum(sequence.loss_tokens for sequence in members), len(members))
-        rows = tuple(micro_batch([members[index] for index in row], version) for row in plan)
-        cut.append(MiniBatch(rows, counts))
-    return tuple(cut)
+    return tuple(
+        cut_part(trained[begin:end], version=version, token_budget=token_budget, rank=rank, ranks=ranks)
+        for begin, end in itertools.pairwise(bounds)
+    )
+
+
+def cut_part(sequences: Sequence[TrainSequence], *, version: int, token_budget: int, rank: int, ranks: int) -> Part:
+    """Pack sequences into micro-batches and take this rank's share of them.
+
+    Sequences without a trained token are left out; where there is no other, no rank has a micro-batch.
+
+    Raises:
+        ValueError: a sequence exceeds the token budget.
+    """
+    trained = [sequence for sequence in sequences if sequence.loss_tokens]
+    if not trained:
+        return Part((), BatchCounts())
+    plan = plan_micro_batches([len(sequence) for sequence in trained], token_budget, ranks)[rank]
+    return Part(
+        micro_batches=tuple(micro_batch([trained[index] for index in row], version) for row in plan),
+        counts=BatchCounts(sum(sequence.loss_tokens for sequence in trained), len(trained)),
+    )
 
 
 def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:

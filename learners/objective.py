@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.aggregation import AGGREGATIONS
 from learners.correction import CorrectionInput, correction_weights
 from learners.settings import AlgorithmSettings
 from learners.surrogates import SURROGATES, SurrogateInput
@@ -24,7 +24,6 @@ class ObjectiveInput:
         behaviour: as sampled.
         advantages: of each token.
         sequence: index of each token's sequence in the micro-batch.
-        counts: of the whole batch of this optimizer step.
     """
 
     logprobs: Tensor
@@ -32,11 +31,11 @@ class ObjectiveInput:
     behaviour: Tensor
     advantages: Tensor
     sequence: Tensor
-    counts: BatchCounts
 
 
 def objective(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """This micro-batch's share of the batch's loss, and what happened per token: [N] each, by name."""
+    """This micro-batch's share of the sum that the batch's loss is (`learners.aggregation`), and what happened per
+    token: [N] each, by name."""
     settings = algorithm.correction
     weights, corrected = correction_weights(
         CorrectionInput(given.proximal, given.behaviour, given.sequence, settings.low, settings.high),
@@ -53,5 +52,4 @@ def objective(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tens
             algorithm.clip_high,
         )
     )
-    loss = AGGREGATIONS[algorithm.aggregation](losses, given.sequence, given.counts)
-    return loss, {**corrected, **surrogate}
+    return AGGREGATIONS[algorithm.aggregation].total(losses, given.sequence), {**corrected, **surrogate}

@@ -58,25 +58,32 @@ class ShardedAdamW:
         for group in self._adamw.param_groups:
             group["lr"] = self._settings.learning_rate * share
 
-    def update(self) -> float:
+    def update(self, divisor: float = 1.0) -> float:
         """One optimizer step from the gradients at hand, which it clears; a collective.
 
         An update whose gradient is not finite is left out, on all ranks alike.
 
-        Returns: the norm of the gradient before clipping.
+        Args:
+            divisor: what the summed gradients are divided by.
+
+        Returns: the norm of the divided gradient before clipping.
         """
         grads = [local_shard(value.grad) for value in self._parameters.values() if value.grad is not None]
         squares = torch.stack([grad.double().square().sum() for grad in grads]).sum()
         if dist.get_world_size() > 1:
             dist.all_reduce(squares)
-        norm = math.sqrt(float(squares))
+        norm = math.sqrt(float(squares)) / divisor
         if math.isfinite(norm):
-            if norm > self._settings.max_grad_norm:
-                for grad in grads:
-                    grad.mul_(self._settings.max_grad_norm / norm)
+            scale = min(1.0, self._settings.max_grad_norm / norm) if norm else 1.0
+            for grad in grads:
+                grad.mul_(scale / divisor)
             self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self.discard()
         return norm
+
+    def discard(self) -> None:
+        """Clear the gradients at hand."""
+        self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: live tensors by name, to be saved or filled in place."""

@@ -1,12 +1,15 @@
 """The learner's part of a recipe: `algorithm` and `trainer`.
 
-Frozen pydantic models without behaviour. Rules that cross sections (batch against ranks, response against token
-budget) are checked in `orchestrator.recipe`, before anything starts.
+Frozen pydantic models. Settings that contradict each other within a section are refused here; rules that cross
+sections (batch against ranks, response against token budget) are checked in `orchestrator.recipe`, before anything
+starts.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from learners.correction_presets import PRESETS, Level, Mode, PresetName
 
 
 class Section(BaseModel):
@@ -18,12 +21,31 @@ class Section(BaseModel):
 class CorrectionSettings(Section):
     """Importance correction for tokens sampled by other weights or another forward than the one trained on."""
 
-    level: Literal["token", "sequence", "geometric"] = "token"
+    preset: PresetName | None = None
+    """A published method (`learners.correction_presets`): the knobs below take its values."""
+    level: Level = "token"
     """What one weight is the ratio of: a token, a whole answer, or an answer's geometric mean."""
-    mode: Literal["off", "truncate", "clip", "mask"] = "truncate"
+    mode: Mode = "truncate"
     """What happens outside [low, high]: `truncate` caps from above, `clip` bounds both sides, `mask` drops."""
     low: float = Field(0.5, ge=0)
     high: float = Field(2.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_preset(cls, given: object) -> object:
+        """Turn a preset's name into values of the knobs; those that the recipe sets itself must agree with it."""
+        name = given.get("preset") if isinstance(given, dict) else None
+        # A name that does not exist is left to the field's own check.
+        preset = next((preset for known, preset in PRESETS.items() if known == name), None)
+        if preset is None or not isinstance(given, dict):
+            return given
+        for knob, allowed in preset.allows().items():
+            if knob in given and given[knob] not in allowed:
+                raise ValueError(
+                    f"preset={name} means {knob}={' or '.join(allowed)}, but {knob}={given[knob]} is set: "
+                    f"leave out one of the two"
+                )
+        return {**preset.knobs(), **given}
 
 
 class AlgorithmSettings(Section):
@@ -42,6 +64,24 @@ class AlgorithmSettings(Section):
     drop_zero_variance: bool = True
     """Leave out groups whose answers all got one reward (no signal) and dispatch other prompts in their place."""
 
+    @model_validator(mode="after")
+    def _preset_has_what_it_needs(self) -> Self:
+        name = self.correction.preset
+        if name is None:
+            return self
+        if self.old_logprobs != "recompute":
+            raise ValueError(
+                f"correction.preset={name} weighs by recomputed logprobs, but old_logprobs={self.old_logprobs} is "
+                f"set, with which every weight is 1: leave out one of the two"
+            )
+        surrogate = PRESETS[name].surrogate
+        if surrogate not in (None, self.surrogate):
+            raise ValueError(
+                f"correction.preset={name} means surrogate={surrogate}, but surrogate={self.surrogate} is set: "
+                f"leave out one of the two"
+            )
+        return self
+
 
 class TrainerSettings(Section):
     steps: int = Field(100, ge=1)
@@ -49,6 +89,8 @@ class TrainerSettings(Section):
     """Groups in a training batch."""
     minibatches: int = Field(1, ge=1)
     """Optimizer steps per training batch."""
+    stream: bool = False
+    """Train on groups as they finish: their gradients add up until the batch is complete, then the step is made."""
     ranks: int = Field(1, ge=1)
     """Processes of the learner group (FSDP2 shards over all of them)."""
     token_budget: int = Field(8192, ge=1)
@@ -66,3 +108,12 @@ class TrainerSettings(Section):
     """Steps between checkpoints, each a Hugging Face model; 0 writes the final model alone."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """Deadline of one optimizer step, collectives included."""
+
+    @model_validator(mode="after")
+    def _streams_one_minibatch(self) -> Self:
+        if self.stream and self.minibatches > 1:
+            raise ValueError(
+                f"stream=true makes one optimizer step of a batch, but minibatches={self.minibatches} is set: "
+                f"leave out one of the two"
+            )
+        return self

@@ -14,7 +14,6 @@ from learners.micro_batch import MicroBatch
 def record(
     meter: TokenMeter,
     *,
-    loss: Tensor,
     entropy: Tensor,
     micro: MicroBatch,
     start: Tensor | None,
@@ -23,20 +22,23 @@ def record(
     """Note one micro-batch.
 
     Args:
-        loss: scalar, its share of the minibatch's loss.
         entropy: [N]; seen: [N] each, from the objective.
         start: [N] the learner's logprobs at the start of the batch, None where they were not computed.
     """
-    meter.add("loss", loss.reshape(1))
     meter.add("trained_tokens", torch.ones_like(entropy))
     meter.add("entropy", entropy)
     meter.add("staleness", micro.staleness)
+    stale = micro.staleness > 0
+    meter.add("stale", stale)
     for name, values in seen.items():
         meter.add(name, values)
+    meter.add("correction_weight_square", seen["correction_weight"].double().square())
     if start is not None:
+        gap = start - micro.behaviour
+        meter.add("policy_gap_stale", gap[stale].abs())
         # Where learner and engine hold the same weights, what is left is the difference of two
         # implementations.
-        gap = (start - micro.behaviour)[micro.staleness == 0]
+        gap = gap[~stale]
         meter.add("engine_gap", gap.abs())
         # k3 estimate of KL(engine || learner) from the engine's samples (Schulman, "Approximating KL
         # divergence").
@@ -46,7 +48,12 @@ def record(
 def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, float]:
     """Name what was recorded: means are per trained token, over all ranks.
 
+    Does staleness hurt? `policy_gap_stale` is the mean |learner's logprob at the start of the batch - behaviour's| of
+    tokens sampled by older weights, to be held against `engine_gap`, the same of fresh tokens; `correction_ess` is
+    the share of the batch's tokens that is left after weighing, 1 where all weigh the same.
+
     Args:
+        statistics: of `record`, and of `loss`, each rank's share of it for each optimizer step.
         norms: gradient norm of each optimizer step.
     """
     clipped = {side: statistics.mean(f"clipped_{side}") for side in ("low", "high")}
@@ -62,10 +69,20 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
         "clip_fraction_high": clipped["high"],
         "correction_weight_mean": statistics.mean("correction_weight"),
         "correction_bounded_fraction": statistics.mean("correction_bounded"),
+        "correction_ess": _effective_share(statistics),
         "engine_gap": statistics.mean("engine_gap"),
         "engine_gap_max": statistics.maximum("engine_gap"),
         "engine_gap_kl": statistics.mean("engine_gap_kl"),
+        "policy_gap_stale": statistics.mean("policy_gap_stale"),
+        "policy_gap_stale_max": statistics.maximum("policy_gap_stale"),
+        "stale_fraction": statistics.mean("stale"),
         "staleness_mean": statistics.mean("staleness"),
         "staleness_max": statistics.maximum("staleness"),
         "trained_tokens": statistics.total("trained_tokens"),
     }
+
+
+def _effective_share(statistics: TokenStatistics) -> float:
+    """(sum w)^2 / (N sum w^2): Kish's effective sample size (Survey Sampling, 1965) over the sample's size."""
+    square = statistics.mean("correction_weight_square")
+    return statistics.mean("correction_weight") ** 2 / square if square else 0.0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.dispatch import Dispatcher
 from orchestrator.progress import Progress
@@ -16,6 +17,7 @@ from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
 
 SAMPLE_S = 0.5
+LearnerDoes = Literal["waits", "trains", "publishes", "evaluates", "saves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Lap:
 
 class Activity:
     """Args:
+    did: is told what the learner did, from when to when, seconds since the epoch.
     clock: monotonic seconds.
     """
 
@@ -42,9 +45,11 @@ class Activity:
         rewards: RewardClient,
         dispatcher: Dispatcher,
         progress: Progress,
+        did: Callable[[LearnerDoes, float, float], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._fleet, self._rewards, self._dispatcher, self._progress = fleet, rewards, dispatcher, progress
+        self._did = did
         self._clock = clock
         self._learner = "starts"
         self._idle: dict[str, float] = {}
@@ -63,7 +68,7 @@ class Activity:
         """Training starts: count from here."""
         self._began = self._lap_began = self._clock()
         self._waited, self._lap_tokens = 0.0, self._fleet.tokens
-        self._idle = dict.fromkeys(["learner", *(member.name for member in self._fleet.members)], 0.0)
+        self._idle = dict.fromkeys(["learner", *(member.link.name for member in self._fleet.members)], 0.0)
         self._running = True
 
     def end(self) -> None:
@@ -78,13 +83,14 @@ class Activity:
         return lap
 
     @contextmanager
-    def learner(self, doing: str, *, idle: bool = False) -> Iterator[None]:
-        """The learner does this inside the block; `idle` counts it as waiting."""
-        self._learner, start = doing, self._clock()
+    def learner(self, doing: LearnerDoes, what: str = "") -> Iterator[None]:
+        """The learner does this inside the block; waiting counts as idle."""
+        self._learner, start, began_at = f"{doing} {what}".strip(), self._clock(), time.time()
         try:
             yield
         finally:
-            if idle and self._running:
+            self._did(doing, began_at, time.time())
+            if doing == "waits" and self._running:
                 seconds = self._clock() - start
                 self._waited += seconds
                 self._idle["learner"] += seconds
@@ -96,8 +102,8 @@ class Activity:
             await asyncio.sleep(SAMPLE_S)
             now = self._clock()
             for member in self._fleet.members:
-                if self._running and member.load.running == 0:
-                    self._idle[member.name] += now - last
+                if self._running and member.link.load.running == 0:
+                    self._idle[member.link.name] += now - last
             last = now
             self._progress.actors(self._doing())
 
@@ -107,14 +113,16 @@ class Activity:
 
     def _doing(self) -> dict[str, str]:
         engines = {
-            member.name: f"{member.load.running} answers running, {member.load.waiting} waiting, "
-            f"KV cache {member.load.kv_use:.0%}, weights v{member.version}"
+            member.link.name: f"{member.link.load.running} answers running, at most {member.concurrency.limit}, "
+            f"KV cache {member.link.load.kv_use:.0%}, weights v{member.version}"
             for member in self._fleet.members
         }
         dispatcher = self._dispatcher
         return {
             **engines,
             "reward": f"{self._rewards.waiting} answers to score",
-            "buffer": f"{len(dispatcher.buffer)} groups ready, {dispatcher.in_flight} in flight",
+            "waiting": f"{self._fleet.waiting} answers for an engine",
+            "buffer": f"{len(dispatcher.buffer)} groups ready, {dispatcher.in_flight} in flight"
+            + (f", {dispatcher.aside} set aside" if dispatcher.aside else ""),
             "learner": self._learner,
         }

@@ -1,6 +1,7 @@
 """From scored groups to what the learner trains on: advantages per answer, spread over its tokens.
 
-Pure. Keeps the order of groups and samples, so that a seeded synchronous run builds the same batch every time.
+Pure. A masked answer counts in its group's baseline and takes no loss. Keeps the order of groups and samples, so that a
+seeded synchronous run builds the same batch every time.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def build_batch(groups: Sequence[ScoredGroup], *, advantage: str, version: int) 
                     behaviour_logprobs=answer.logprobs,
                     versions=answer.versions,
                     advantages=(float(value),) * length,
-                    loss_mask=(True,) * length,
+                    loss_mask=(number not in group.masked,) * length,
                 )
             )
     return TrainBatch(version, tuple(sequences))

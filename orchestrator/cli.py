@@ -50,6 +50,18 @@ def train(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, also of one that failed or still goes on.")],
+) -> None:
+    """Say what the longest answers of a run cost, and what other policies would have saved."""
+    from orchestrator.progress import Progress
+    from orchestrator.report import print_tail
+
+    with Progress(f"paceline report {run}") as progress:
+        print_tail(run, progress)
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with Paceline."""
     from orchestrator.recipe import shipped_recipes

@@ -1,21 +1,43 @@
 """The dispatcher: which prompts start, and what becomes of each group that comes back.
 
 A state machine without Ray, threads or clock: the rollout plane feeds it events and does what it says. It owns the
-prompt source's cursor, the ledger and the buffer, so that the three cannot disagree.
+prompt source's cursor, the ledger and the buffer, so that the three cannot disagree. When groups start and whether
+they are cut is its `Admission` policy's matter, what becomes of late answers its `LateRule`'s.
 
-Invariants: a prompt is drawn only when the staleness rule has room for it; every drawn prompt is in exactly one of
-in flight, buffered, or ended in the ledger; groups are numbered in the order in which they are drawn.
+Invariants: every drawn prompt is in exactly one of in flight, set aside, buffered, or ended in the ledger; groups are
+numbered in the order in which they are drawn; a prompt that was cut keeps its number and is started again before the
+run ends, unless the policy is to drop it.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from actors.trajectory import Trajectory
+from orchestrator.admission import Account, Admission
 from orchestrator.buffer import GroupBuffer
 from orchestrator.groups import GroupInFlight, ScoredGroup
+from orchestrator.late import LateRule
 from orchestrator.ledger import End, Ledger
 from orchestrator.prompts import Prompt, PromptSource
 from orchestrator.staleness import StalenessRule
 from rewards.response import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Groups for the learner (None while they are not complete), and those that were too late, with the reason."""
+
+    groups: tuple[ScoredGroup, ...] | None
+    dropped: tuple[tuple[ScoredGroup, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a complete batch does to the others: these are to be suspended, those to be thrown away."""
+
+    suspend: tuple[GroupInFlight, ...] = ()
+    throw_away: tuple[GroupInFlight, ...] = ()
 
 
 class Dispatcher:
@@ -23,6 +45,7 @@ class Dispatcher:
 
     Args:
         encode: turns a prompt into its token ids.
+        group_size: answers wanted of each prompt.
         drop_zero_variance: end groups without signal as `filtered` and admit others in their place.
         wanted: groups that the run will train on; no more are admitted than can still be.
     """
@@ -33,15 +56,20 @@ class Dispatcher:
         source: PromptSource,
         encode: Callable[[Prompt], tuple[int, ...]],
         rule: StalenessRule,
+        admission: Admission,
+        late: LateRule,
+        group_size: int,
         drop_zero_variance: bool,
         wanted: int,
     ) -> None:
-        self._source = source
-        self._encode = encode
-        self._rule = rule
-        self._drop_zero_variance = drop_zero_variance
-        self._wanted = wanted
+        self._source, self._encode = source, encode
+        self._rule, self._admission, self._late = rule, admission, late
+        self._group_size, self._drop_zero_variance, self._wanted = group_size, drop_zero_variance, wanted
         self._in_flight: dict[int, GroupInFlight] = {}
+        self._versions: Counter[int] = Counter()
+        """Groups in flight by admitted version."""
+        self._aside: deque[GroupInFlight] = deque()
+        self._accepted = 0
         self._drawn = 0
         self.buffer = GroupBuffer(rule)
         self.ledger = Ledger()
@@ -50,44 +78,138 @@ class Dispatcher:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
+    @property
+    def aside(self) -> int:
+        """Groups that were cut and wait for their next round."""
+        return len(self._aside)
+
     def admit(self, version: int) -> list[GroupInFlight]:
-        """Draw as many prompts as may start while engines serve `version`."""
-        accepted, running = self.buffer.accepted, len(self._in_flight)
-        room = self._rule.capacity(version=version, accepted=accepted, running=running)
-        return [self._draw(version) for _ in range(min(room, self._wanted - accepted - running))]
+        """The groups that start now, while `version` is the newest that counts; some may have been cut before."""
+        account = Account(version, self._accepted, len(self._in_flight), len(self._aside), self._wanted)
+        plan = self._admission.plan(account)
+        started = self._admission.answers(self._group_size) if plan.over_sampled else self._group_size
+        return [
+            *[self._start_again(version, started) for _ in range(plan.again)],
+            *[self._draw(version, started) for _ in range(plan.fresh)],
+        ]
 
     def finish(self, index: int, trajectories: Sequence[Trajectory], scores: Sequence[Score]) -> ScoredGroup:
         """A group has all its answers and scores: to the buffer, or out of it as filtered."""
-        group = self._in_flight.pop(index)
+        group = self._leave(index)
         scored = ScoredGroup(
             index, group.prompt, group.prompt_ids, group.admitted_version, tuple(trajectories), tuple(scores)
         )
         if self._drop_zero_variance and not scored.has_signal:
             self.ledger.end(index, End.FILTERED)
-        else:
-            self.buffer.put(scored)
+            return replace(scored, filtered=True)
+        self.buffer.put(scored)
+        self._accepted += 1
         return scored
 
     def fail(self, index: int) -> None:
         """A group could not be sampled or scored; another prompt takes its place."""
-        del self._in_flight[index]
+        self._leave(index)
         self.ledger.end(index, End.FAILED)
 
-    def take(self, version: int) -> tuple[ScoredGroup, ...] | None:
-        """The batch to train on at `version`, or None while it is not complete; its groups count as pending still."""
-        return self.buffer.take(
-            version=version, in_flight_versions=(group.admitted_version for group in self._in_flight.values())
-        )
+    def take(self, version: int, *, least: int | None = None, most: int | None = None) -> Taken:
+        """Groups for the batch of `version`; they count as pending until they are trained.
+
+        Args:
+            least, most: how many; None is a whole batch. A batch may be taken in parts: `most` is what it lacks.
+        """
+        most = self._rule.batch if most is None else most
+        least = most if least is None else least
+        dropped: list[tuple[ScoredGroup, str]] = []
+        while True:
+            groups = self.buffer.take(version=version, least=least, most=most, others=self._waited_for())
+            if groups is None:
+                return Taken(None, tuple(dropped))
+            fit, unfit = self._judge(groups, version)
+            dropped += unfit
+            if not unfit:
+                return Taken(tuple(fit), tuple(dropped))
+            for group in groups:
+                if group.index not in {late.index for late, _ in unfit}:
+                    self.buffer.put(group)
+
+    def cut(self) -> Cut:
+        """The batch is complete: what becomes of the groups that are not in it."""
+        leftovers = self._admission.leftovers
+        if leftovers is None:
+            return Cut()
+        if leftovers == "resume":
+            return Cut(suspend=tuple(self._in_flight.values()))
+        running = tuple(self._in_flight.values())
+        for group in running:
+            self._leave(group.index)
+        finished = self.buffer.clear() if self._rule.max_staleness == 0 else ()
+        self._accepted -= len(finished)
+        again = [*running, *[self._unfinished(group) for group in finished]]
+        for group in again:
+            if leftovers == "drop":
+                self.ledger.end(group.index, End.DROPPED)
+            else:
+                self._aside.append(replace(group, attempt=group.attempt + 1, kept=()))
+        return Cut(throw_away=tuple(again))
+
+    def suspend(self, index: int, kept: Sequence[Trajectory]) -> None:
+        """A group's running answers were aborted; it goes on from `kept` when it is started again."""
+        self._aside.append(replace(self._leave(index), kept=tuple(kept)))
 
     def trained(self, groups: Sequence[ScoredGroup]) -> None:
         """The learner has made its step on these groups."""
         for group in groups:
             self.ledger.end(group.index, End.TRAINED)
 
-    def _draw(self, version: int) -> GroupInFlight:
+    def _draw(self, version: int, started: int) -> GroupInFlight:
         prompt = self._source.next()
-        group = GroupInFlight(self._drawn, prompt, self._encode(prompt), version)
+        group = GroupInFlight(self._drawn, prompt, self._encode(prompt), version, self._group_size, started)
         self._drawn += 1
-        self._in_flight[group.index] = group
         self.ledger.dispatch(group.index)
+        return self._enter(group)
+
+    def _start_again(self, version: int, started: int) -> GroupInFlight:
+        group = self._aside.popleft()
+        if not group.kept:
+            group = replace(group, admitted_version=version, started=started)
+        return self._enter(group)
+
+    def _enter(self, group: GroupInFlight) -> GroupInFlight:
+        self._in_flight[group.index] = group
+        self._versions[group.admitted_version] += 1
         return group
+
+    def _leave(self, index: int) -> GroupInFlight:
+        group = self._in_flight.pop(index)
+        self._versions[group.admitted_version] -= 1
+        if not self._versions[group.admitted_version]:
+            del self._versions[group.admitted_version]
+        return group
+
+    def _waited_for(self) -> Counter[int] | None:
+        """Groups whose turn must come in time, by admitted version; None where none is waited for."""
+        leftovers = self._admission.leftovers
+        if self._late.policy != "wait" or (leftovers is not None and self._rule.max_staleness == 0):
+            return None
+        if leftovers in ("long_round", "drop"):
+            return Counter()  # What runs is cut, and never trained on the tokens it has now.
+        return self._versions + Counter(group.admitted_version for group in self._aside)
+
+    def _judge(
+        self, groups: Sequence[ScoredGroup], version: int
+    ) -> tuple[list[ScoredGroup], list[tuple[ScoredGroup, str]]]:
+        fit: list[ScoredGroup] = []
+        unfit: list[tuple[ScoredGroup, str]] = []
+        for group in groups:
+            verdict = self._late.judge(group.oldest_versions, version=version)
+            if verdict.dropped is None:
+                fit.append(replace(group, late=verdict.late, masked=verdict.masked))
+            else:
+                unfit.append((group, verdict.dropped))
+                self.ledger.end(group.index, End.DROPPED)
+                self._accepted -= 1
+        return fit, unfit
+
+    def _unfinished(self, group: ScoredGroup) -> GroupInFlight:
+        size = self._group_size
+        return GroupInFlight(group.index, group.prompt, group.prompt_ids, group.admitted_version, size, size)

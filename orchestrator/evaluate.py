@@ -3,7 +3,6 @@
 Accuracy = share of answers whose first reward term (the correctness term, by convention) reaches `correct_at`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -11,10 +10,13 @@ from statistics import fmean
 
 from actors.engine import GenerationRequest, Sampling
 from orchestrator.config import EvalSettings
+from orchestrator.deadline import all_within
+from orchestrator.pending import Errand
 from orchestrator.prompts import Prompt
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
-from orchestrator.rollout_plane import Decode, request_seed, responses
+from orchestrator.rollout_plane import Decode, responses
+from orchestrator.seeds import request_seed
 
 EVAL_SEED = 7_919
 """Evaluation draws from seeds of its own, so that it changes nothing in training."""
@@ -34,6 +36,7 @@ class Evaluator:
     prompts: held out from training, with their token ids.
     sampling: stop tokens and length as in training; temperature comes from the settings.
     correctness_term: name of the reward term that says whether an answer is right.
+    deadline_s: of all answers of a round.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Evaluator:
         correctness_term: str,
         decode: Decode,
         seed: int,
+        deadline_s: float,
     ) -> None:
         self._prompts, self._settings, self._sampling = prompts, settings, sampling
-        self._term, self._decode, self._seed = correctness_term, decode, seed
+        self._term, self._decode, self._seed, self._deadline_s = correctness_term, decode, seed, deadline_s
         self._rounds = count()
 
     def __len__(self) -> int:
@@ -56,7 +60,11 @@ class Evaluator:
     async def run(
         self, fleet: RolloutFleet, rewards: RewardClient, on_answer: Callable[[int, int], None]
     ) -> EvalResult:
-        """Sample and score every prompt; `on_answer(done, total)` follows."""
+        """Sample and score every prompt; `on_answer(done, total)` follows.
+
+        Raises:
+            DeadlineMissed: it took longer than the deadline.
+        """
         round_number = next(self._rounds)
         total = len(self._prompts) * self._settings.samples
         done = 0
@@ -71,7 +79,11 @@ class Evaluator:
                 )
                 for sample in range(self._settings.samples)
             ]
-            trajectories = await asyncio.gather(*[fleet.sample(request) for request in requests])
+            # Groups of training count from 0: a negative number cannot meet one, and is older than all of them.
+            errands = [Errand(-1 - number, sample, "", fleet.version) for sample in range(len(requests))]
+            sampled = [fleet.sample(request, errand) for request, errand in zip(requests, errands, strict=True)]
+            trajectories = await all_within(self._deadline_s, sampled, "evaluation")
+            fleet.forget(-1 - number)
             scored = responses(prompt, trajectories, self._decode)
             scores = await rewards.score(scored)
             done += len(scores)
@@ -89,7 +101,9 @@ class Evaluator:
                 for response, score in zip(scored, scores, strict=True)
             ]
 
-        nested = await asyncio.gather(*[answer(n, prompt, ids) for n, (prompt, ids) in enumerate(self._prompts)])
+        # Twice: once for the answers, once for the rewards.
+        answers = [answer(number, prompt, ids) for number, (prompt, ids) in enumerate(self._prompts)]
+        nested = await all_within(2 * self._deadline_s, answers, "evaluation")
         rows = [row for answers in nested for row in answers]
         return EvalResult(
             fmean(bool(row["correct"]) for row in rows),

@@ -15,19 +15,32 @@ class GroupInFlight:
     Attributes:
         index: number of the dispatch, counted from 0; the order of the run.
         prompt_ids: the prompt's token ids.
-        admitted_version: newest weight version that every serving engine had when it was dispatched: no token of the
-            group is older.
+        admitted_version: newest weight version that counted when it was dispatched: no token of the group is older.
+        wanted: answers that complete the group.
+        started: answers sampled for it, at least `wanted`; the first `wanted` to finish are kept.
+        attempt: how often it was started afresh, its answers thrown away.
+        kept: what was sampled of its answers before it was suspended, in sample order; empty if it never was.
     """
 
     index: int
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     admitted_version: int
+    wanted: int
+    started: int
+    attempt: int = 0
+    kept: tuple[Trajectory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A dispatched prompt with all its answers and their scores, both in sample order."""
+    """A dispatched prompt with all its answers and their scores, both in sample order.
+
+    Attributes:
+        filtered: it has no signal and is not trained.
+        late: answers with a token older than the staleness bound when the group was taken for training.
+        masked: answers that count in the baseline and get no gradient.
+    """
 
     index: int
     prompt: Prompt
@@ -35,8 +48,16 @@ class ScoredGroup:
     admitted_version: int
     trajectories: Sequence[Trajectory]
     scores: Sequence[Score]
+    filtered: bool = False
+    late: frozenset[int] = frozenset()
+    masked: frozenset[int] = frozenset()
 
     @property
     def has_signal(self) -> bool:
         """Whether the answers' rewards differ at all: without a difference there is nothing to learn from."""
         return len({score.total for score in self.scores}) > 1
+
+    @property
+    def oldest_versions(self) -> tuple[int, ...]:
+        """Version of the oldest token of each answer."""
+        return tuple(t.completion.segments[0].version for t in self.trajectories)

@@ -8,9 +8,10 @@ the same core.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import ray
 from ray.actor import ActorHandle
@@ -26,23 +27,33 @@ from orchestrator.errors import RunError, SettingError, last_line
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.placement import Placement
 from orchestrator.preflight import Prepared
-from orchestrator.reward_client import RewardClient
-from orchestrator.rollout_fleet import FaultListener, RolloutFleet
+from orchestrator.reward_client import RewardClient, RewardListener
+from orchestrator.rollout_fleet import FleetListener, RolloutFleet
+from orchestrator.worker_link import WorkerLink
 
 START_TIMEOUT_S = 300.0
 
 
+class WorkerListener(FleetListener, RewardListener, Protocol):
+    """Is told of every actor that is lost or joins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """The started actors of a run, each behind its driver-side handle."""
+    """The started actors of a run, each behind its driver-side handle.
+
+    Attributes:
+        spawn_rollout: makes a rollout actor of this name, not started.
+    """
 
     fleet: RolloutFleet
     rewards: RewardClient
     learners: LearnerGroup
+    spawn_rollout: Callable[[str], ActorHandle]
 
 
 @asynccontextmanager
-async def launched(recipe: Recipe, prepared: Prepared, faults: FaultListener) -> AsyncIterator[Actors]:
+async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener) -> AsyncIterator[Actors]:
     """Ray and all actors, started and ready; stopped on the way out, however that is taken.
 
     Raises:
@@ -52,7 +63,7 @@ async def launched(recipe: Recipe, prepared: Prepared, faults: FaultListener) ->
     start_ray(recipe, prepared)
     started: list[ActorHandle] = []
     try:
-        actors = await _start_actors(recipe, prepared, faults, started)
+        actors = await _start_actors(recipe, prepared, listener, started)
     except BaseException:
         for actor in started:
             ray.kill(actor, no_restart=True)
@@ -88,12 +99,13 @@ def start_ray(recipe: Recipe, prepared: Prepared) -> None:
 
 
 async def _start_actors(
-    recipe: Recipe, prepared: Prepared, faults: FaultListener, started: list[ActorHandle]
+    recipe: Recipe, prepared: Prepared, listener: WorkerListener, started: list[ActorHandle]
 ) -> Actors:
-    rollout = _rollout_actors(recipe, prepared)
+    spawn_rollout = _rollout_spawner(recipe, prepared)
+    rollout = {name: spawn_rollout(name) for name in (f"rollout-{n}" for n in range(recipe.rollout.workers))}
     ranks = _learner_actors(recipe, prepared.placement)
-    rewards = ray.remote(num_cpus=0, max_concurrency=8)(RewardWorker).remote(recipe.reward)
-    started += [*rollout.values(), *ranks, rewards]
+    started += [*rollout.values(), *ranks]
+    rewards = RewardClient(_reward_spawner(recipe, started), recipe.reward, listener=listener)
     rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
     starting = [
         *[worker.start.remote() for worker in rollout.values()],
@@ -108,20 +120,33 @@ async def _start_actors(
             )
             for rank in ranks
         ],
-        rewards.warm_up.remote(),
+        rewards.start(),
     ]
     try:
         await all_within(recipe.rollout.start_timeout_s, starting, "start of the actors")
     except (RayError, DeadlineMissed) as error:
         raise RunError(f"an actor did not start: {last_line(error)}", "its log lies in Ray's session folder") from error
+    links = [WorkerLink(name, actor) for name, actor in rollout.items()]
     return Actors(
-        RolloutFleet(rollout, answer_timeout_s=recipe.rollout.answer_timeout_s, faults=faults),
-        RewardClient(rewards, recipe.reward),
+        RolloutFleet(links, recipe.rollout, listener=listener),
+        rewards,
         LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s),
+        spawn_rollout,
     )
 
 
-def _rollout_actors(recipe: Recipe, prepared: Prepared) -> dict[str, ActorHandle]:
+def _reward_spawner(recipe: Recipe, started: list[ActorHandle]) -> Callable[[], ActorHandle]:
+    options = {"num_cpus": 0, "max_concurrency": 8, "concurrency_groups": {"heartbeat": 1}}
+
+    def spawn() -> ActorHandle:
+        actor = ray.remote(**options)(RewardWorker).remote(recipe.reward)
+        started.append(actor)
+        return actor
+
+    return spawn
+
+
+def _rollout_spawner(recipe: Recipe, prepared: Prepared) -> Callable[[str], ActorHandle]:
     rollout, placement = recipe.rollout, prepared.placement
     settings = EngineSettings(
         model=str(prepared.model),
@@ -137,8 +162,7 @@ def _rollout_actors(recipe: Recipe, prepared: Prepared) -> dict[str, ActorHandle
         start_timeout_s=rollout.start_timeout_s,
     )
     options = {"num_cpus": 1, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
-    names = [f"rollout-{number}" for number in range(rollout.workers)]
-    return {name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings) for name in names}
+    return lambda name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings)
 
 
 def _learner_actors(recipe: Recipe, placement: Placement) -> list[ActorHandle]:

@@ -14,13 +14,39 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.engine import ChannelAddress
-from learners.batch import TrainBatch
+from learners.batch import TrainBatch, TrainSequence
 from learners.policy import PolicyError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError
 
 T = TypeVar("T")
+
+
+class StepInProgress:
+    """One training step; each part is put into the object store once, for all ranks."""
+
+    def __init__(self, group: "LearnerGroup", version: int, *, streamed: bool) -> None:
+        self._group, self._version, self._streamed = group, version, streamed
+        self._sequences: tuple[TrainSequence, ...] = ()
+
+    @property
+    def batch(self) -> TrainBatch:
+        """All that was added."""
+        return TrainBatch(self._version, self._sequences)
+
+    async def add(self, part: TrainBatch) -> None:
+        if self._streamed:
+            if not self._sequences:
+                await self._group.on_all("training step", "begin_step", self._version)
+            await self._group.on_all("training step", "add", ray.put(part.sequences))
+        self._sequences += part.sequences
+
+    async def finish(self) -> dict[str, float]:
+        """Make the step; the metrics are the group's."""
+        if self._streamed:
+            return (await self._group.on_all("training step", "finish_step"))[0]
+        return (await self._group.on_all("training step", "step", ray.put(self.batch)))[0]
 
 
 class LearnerGroup:
@@ -33,15 +59,21 @@ class LearnerGroup:
         self._ranks = ranks
         self._timeout_s = step_timeout_s
 
-    async def step(self, batch: TrainBatch) -> dict[str, float]:
-        """One training step; the metrics are the group's."""
-        shared = ray.put(batch)
-        results = await self._collective("training step", [rank.step.remote(shared) for rank in self._ranks])
-        return results[0]
+    def begin_step(self, version: int, *, streamed: bool) -> "StepInProgress":
+        """A training step of the learner at `version`, whose batch comes whole or in parts.
 
-    async def publish(self, version: int, probe_ids: Sequence[int]) -> WeightTruth:
-        """Take a snapshot of the weights as `version`, ready to be sent."""
-        calls = [rank.publish.remote(version, probe_ids) for rank in self._ranks]
+        Args:
+            streamed: gradients of a part are computed as soon as it comes; else all when the batch is complete.
+        """
+        return StepInProgress(self, version, streamed=streamed)
+
+    async def on_all(self, what: str, verb: str, *args: object) -> list[dict[str, float]]:
+        """Call this verb on every rank; what it returns, by rank."""
+        return await self._collective(what, [getattr(rank, verb).remote(*args) for rank in self._ranks])
+
+    async def publish(self, version: int, probe_ids: Sequence[int], *, keep: Sequence[int]) -> WeightTruth:
+        """Take a snapshot of the weights as `version`, ready to be sent; of the older ones, only `keep` stay."""
+        calls = [rank.publish.remote(version, probe_ids, keep) for rank in self._ranks]
         truth = (await self._collective("weight snapshot", calls))[0]
         assert truth is not None, "rank 0 answers with the truth"
         return truth
@@ -63,8 +95,8 @@ class LearnerGroup:
     async def connect_sender(self, engine: str, timeout_s: float) -> None:
         await within(timeout_s, self._io("connect_sender", engine), f"weight channel of {engine}")
 
-    async def send(self, engine: str, timeout_s: float) -> None:
-        await within(timeout_s, self._io("send", engine), f"weight transfer to {engine}")
+    async def send(self, engine: str, version: int, timeout_s: float) -> None:
+        await within(timeout_s, self._io("send", engine, version), f"weight transfer to {engine}")
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Close the channels and kill the ranks."""

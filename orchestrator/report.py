@@ -1,9 +1,12 @@
-"""The last lines of a run on the screen: what it reached and where it lies."""
+"""What a run reached, where it lies, and what its longest answers cost, on the screen."""
 
 import json
 from pathlib import Path
 
+from orchestrator.errors import SettingError
+from orchestrator.lineage import read_lineage
 from orchestrator.progress import Progress
+from orchestrator.tail_report import render_text, tail_report
 
 
 def print_result(folder: Path, progress: Progress) -> str:
@@ -27,4 +30,19 @@ def print_result(folder: Path, progress: Progress) -> str:
     progress.say(f"  run                {folder}")
     if good:
         progress.say(f"  model              {folder / 'model'}")
+        progress.say(f"  trace              {folder / 'trace.json'}  (open it in ui.perfetto.dev)")
+        print_tail(folder, progress)
     return status
+
+
+def print_tail(folder: Path, progress: Progress) -> None:
+    """What the longest answers of this run cost, and what other policies would have saved.
+
+    Raises:
+        SettingError: the folder holds no run.
+    """
+    if not (folder / "events.jsonl").is_file():
+        raise SettingError("RUN", f"{folder} holds no run", "give the run_dir of a run, such as runs/quickstart-...")
+    progress.say("The tail", "bold")
+    for line in render_text(tail_report(read_lineage(folder))):
+        progress.say(f"  {line}")

@@ -1,26 +1,51 @@
-"""The reward actor as the driver sees it: one verb with a deadline."""
+"""The reward actor as the driver sees it: one verb, answered within a deadline whatever becomes of the actor.
 
-from collections.abc import Sequence
+Invariants: `score` returns a score for each response or raises `RewardLost`; an actor that died or hangs is replaced
+and the responses are scored anew, which gives the same verdict. A heartbeat tells a hanging actor from a busy one.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
-from orchestrator.deadline import within
+from orchestrator.deadline import DeadlineMissed, within
+from orchestrator.errors import PacelineError, last_line
 from rewards.response import Response, Score
 from rewards.settings import RewardSettings
 
 RESTART_S = 10.0
 """A child that was killed and its libraries loaded again, on a busy machine."""
+MAX_ATTEMPTS = 3
+MISSED_BEATS = 4
+
+
+class RewardLost(PacelineError):
+    """No reward actor could score these responses."""
+
+
+class RewardListener(Protocol):
+    def worker_lost(self, worker: str, reason: str) -> None: ...
 
 
 class RewardClient:
     """Args:
+    spawn: makes the actor; called again when it is lost.
     settings: bound each response; a call's deadline grows with the responses that may stand in line before it.
     """
 
-    def __init__(self, actor: ActorHandle, settings: RewardSettings) -> None:
-        self._actor = actor
-        self._settings = settings
+    def __init__(
+        self,
+        spawn: Callable[[], ActorHandle],
+        settings: RewardSettings,
+        *,
+        listener: RewardListener,
+    ) -> None:
+        self._spawn, self._settings, self._listener = spawn, settings, listener
+        self._actor = spawn()
         self._waiting = 0
 
     @property
@@ -28,16 +53,54 @@ class RewardClient:
         """Responses handed over and not scored yet."""
         return self._waiting
 
+    async def start(self) -> None:
+        """Wait until the actor can score. Raises: RayError where its terms cannot work."""
+        await within(self._settings.start_timeout_s + RESTART_S, self._actor.warm_up.remote(), "start of the rewards")
+
     async def score(self, responses: Sequence[Response]) -> list[Score]:
-        """A score for each response, in order."""
+        """A score for each response, in order.
+
+        Raises:
+            RewardLost: the actor was lost `MAX_ATTEMPTS` times over these responses.
+        """
         self._waiting += len(responses)
         try:
-            # The worst case: every response in line runs into its deadline and costs its child a restart.
-            each = self._settings.deadline_s + RESTART_S
-            patience = self._settings.start_timeout_s + each * self._waiting
-            return await within(patience, self._actor.score.remote(responses), "reward worker")
+            reason = ""
+            for _ in range(MAX_ATTEMPTS):
+                actor = self._actor
+                try:
+                    return await self._score_on(actor, responses)
+                except (RayActorError, DeadlineMissed) as error:
+                    reason = last_line(error)
+                    self._replace(actor, reason)
+            raise RewardLost(f"the reward worker was lost {MAX_ATTEMPTS} times ({reason})")
         finally:
             self._waiting -= len(responses)
 
+    def restart(self, reason: str) -> None:
+        """Replace the actor; what it was scoring is scored anew."""
+        self._replace(self._actor, reason)
+
     async def close(self) -> None:
         ray.kill(self._actor, no_restart=True)
+
+    async def _score_on(self, actor: ActorHandle, responses: Sequence[Response]) -> list[Score]:
+        # The worst case: every response in line runs into its deadline and costs its child a restart.
+        each = self._settings.deadline_s + RESTART_S
+        patience_s = self._settings.start_timeout_s + each * self._waiting
+        call: asyncio.Future[list[Score]] = asyncio.ensure_future(
+            within(patience_s, actor.score.remote(responses), "reward worker")
+        )
+        try:
+            while not (await asyncio.wait({call}, timeout=self._settings.heartbeat_s))[0]:
+                alive = actor.heartbeat.options(concurrency_group="heartbeat").remote()
+                await within(MISSED_BEATS * self._settings.heartbeat_s, alive, "heartbeat of the reward worker")
+            return call.result()
+        finally:
+            call.cancel()
+
+    def _replace(self, lost: ActorHandle, reason: str) -> None:
+        if lost is self._actor:  # else another call saw it first
+            self._actor = self._spawn()
+            self._listener.worker_lost("reward", reason)
+            ray.kill(lost, no_restart=True)

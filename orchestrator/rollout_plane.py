@@ -2,15 +2,15 @@
 
 One task per group in flight: sample its answers on the fleet, score them, hand both to the dispatcher. A group that
 finishes makes room for others; so does a version that engines attested. Invariants: every admitted group ends in
-`Dispatcher.finish` or `Dispatcher.fail`; an error that is not the group's own (no worker left, a bug) ends
-`next_batch`, and so the run, instead of starving it.
+`Dispatcher.finish` or `fail`, or goes back by `suspend` or a cut; an error that is not the group's own (no worker left,
+a bug) ends `next_groups`, and so the run, instead of starving it; what takes too long is named by the watchdog and
+acted on.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actors.engine import GenerationRequest, Sampling
@@ -19,12 +19,18 @@ from orchestrator.deadline import DeadlineMissed
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import PacelineError, RunError
 from orchestrator.groups import GroupInFlight, ScoredGroup
+from orchestrator.pending import Errand
 from orchestrator.prompts import Prompt
-from orchestrator.reward_client import RewardClient
+from orchestrator.reward_client import RewardClient, RewardLost
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
+from orchestrator.watchdog import Finding, InFlight, Watchdog
 from rewards.response import Response
 
 Decode = Callable[[Sequence[int]], str]
+SamplingOf = Callable[[int, int], Sampling]
+"""How the answer with this number of the group with this index is drawn."""
+WATCH_EVERY_S = 1.0
+CLOSE_S = 10.0
 
 
 class GroupListener(Protocol):
@@ -32,22 +38,35 @@ class GroupListener(Protocol):
 
     def group_dispatched(self, group: GroupInFlight) -> None: ...
 
-    def group_finished(self, group: ScoredGroup, seconds: float) -> None: ...
+    def answer_sampled(self, group: GroupInFlight, sample: int, trajectory: Trajectory) -> None: ...
+
+    def group_cut(self, group: GroupInFlight, answers: Sequence[Trajectory], action: str) -> None: ...
+
+    def group_scored(self, group: ScoredGroup, began_at: float, ended_at: float) -> None: ...
+
+    def group_dropped(self, group: ScoredGroup, reason: str) -> None: ...
 
     def group_failed(self, group: GroupInFlight, reason: str) -> None: ...
 
+    def watchdog_found(self, finding: Finding) -> None: ...
 
-def request_seed(run_seed: int, index: int, sample: int) -> int:
-    """A seed of 31 bits that depends on nothing but the run's seed and the answer's place in the run."""
-    digest = hashlib.blake2b(f"{run_seed}/{index}/{sample}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") >> 1
+
+@dataclass(slots=True)
+class _Running:
+    """A group's task. `since` is when its phase began, monotonic seconds."""
+
+    group: GroupInFlight
+    since: float
+    scoring: bool = False
+    thrown_away: bool = False
 
 
 class RolloutPlane:
     """Args:
-    sampling: how answers are drawn; each request gets a seed of its own.
+    sampling: how each answer is drawn.
     decode: token ids to text, without special tokens.
-    starve_timeout_s: deadline of `next_batch`: longer than an answer may take, so that reaching it means a fault.
+    limit_s: how long the learner may wait for groups, whatever the watchdog says.
+    leftovers: the admission policy's word for what a cut does, for the record.
     """
 
     def __init__(
@@ -56,98 +75,209 @@ class RolloutPlane:
         dispatcher: Dispatcher,
         fleet: RolloutFleet,
         rewards: RewardClient,
-        group_size: int,
-        sampling: Sampling,
-        seed: int,
+        sampling: SamplingOf,
         decode: Decode,
         listener: GroupListener,
-        starve_timeout_s: float,
+        watchdog: Watchdog,
+        limit_s: float,
+        leftovers: str = "resume",
     ) -> None:
         self._dispatcher, self._fleet, self._rewards = dispatcher, fleet, rewards
-        self._group_size, self._sampling, self._seed = group_size, sampling, seed
-        self._decode, self._listener, self._starve_timeout_s = decode, listener, starve_timeout_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sampling, self._decode, self._listener, self._watchdog = sampling, decode, listener, watchdog
+        self._limit_s, self._leftovers = limit_s, leftovers
+        self._running: dict[asyncio.Task[None], _Running] = {}
         self._progress = asyncio.Event()
         self._fault: BaseException | None = None
+        self._learner_waits_since: float | None = None
+        self._watching: asyncio.Task[None] | None = None
 
-    async def next_batch(self, version: int) -> tuple[ScoredGroup, ...]:
-        """The groups to train on at the learner's `version`, as soon as they are complete.
+    def begin(self) -> None:
+        """Start the watchdog, on the running event loop."""
+        self._watching = asyncio.create_task(self._watch(), name="watchdog")
+        self._watching.add_done_callback(self._watch_ended)
+
+    async def next_groups(self, version: int, *, least: int, most: int) -> tuple[ScoredGroup, ...]:
+        """Groups to train on at the learner's `version`, as soon as `least` may leave.
 
         Raises:
-            RunError: no batch came together within the deadline, or no worker is left.
+            RunError: the watchdog gave up, no worker is left, or the limit has passed.
         """
-        deadline = time.monotonic() + self._starve_timeout_s
-        while True:
-            self._progress.clear()
-            self.admit()
-            batch = self._dispatcher.take(version)
-            if batch is not None:
+        self._learner_waits_since = since = time.monotonic()
+        try:
+            while True:
+                self._progress.clear()
                 self.admit()
-                return batch
-            if self._fault is not None:
-                raise self._fault
-            try:
-                await asyncio.wait_for(self._progress.wait(), deadline - time.monotonic())
-            except TimeoutError:
-                raise RunError(
-                    f"the learner starved: no batch within {self._starve_timeout_s:g} s, "
-                    f"{self._dispatcher.in_flight} groups in flight, {len(self._dispatcher.buffer)} buffered",
-                    "raise rollout.answer_timeout_s or look at the workers' logs",
-                ) from None
+                taken = self._dispatcher.take(version, least=least, most=most)
+                for group, reason in taken.dropped:
+                    self._listener.group_dropped(group, reason)
+                if taken.groups is not None:
+                    self.admit()
+                    return taken.groups
+                if self._fault is not None:
+                    raise self._fault
+                await self._something_happens(since)
+        finally:
+            self._learner_waits_since = None
+
+    async def _something_happens(self, since: float) -> None:
+        """Wait; the watchdog names a culprit well before the limit, unless groups come and fail without an end."""
+        try:
+            await asyncio.wait_for(self._progress.wait(), max(0.0, since + self._limit_s - time.monotonic()))
+        except TimeoutError:
+            counts = ", ".join(f"{count} {end}" for end, count in self._dispatcher.ledger.counts().items())
+            raise RunError(
+                f"the learner starved: no batch within {self._limit_s:g} s (prompts: {counts})",
+                "raise rollout.answer_timeout_s or look at the workers' logs",
+            ) from None
+
+    def cut(self) -> None:
+        """The batch is complete: suspend, put back or drop what still runs, where the admission policy says so."""
+        cut = self._dispatcher.cut()
+        thrown_away = {group.index for group in cut.throw_away}
+        for running in self._running.values():
+            running.thrown_away |= running.group.index in thrown_away
+        for group in (*cut.suspend, *cut.throw_away):
+            self._fleet.recall([_request_id(group, sample) for sample in range(group.started)])
 
     def admit(self) -> None:
-        """Start every group for which the staleness rule has room; call after a version was attested, too."""
-        for group in self._dispatcher.admit(self._fleet.version):
+        """Start every group for which there is room."""
+        if self._fault is not None:
+            return
+        try:
+            groups = self._dispatcher.admit(self._fleet.version)
+        except PacelineError as error:  # a prompt that does not fit
+            self.abandon(error)
+            return
+        for group in groups:
             self._listener.group_dispatched(group)
-            task = asyncio.create_task(self._run_group(group))
-            self._tasks.add(task)
+            running = _Running(group, time.monotonic())
+            task = asyncio.create_task(self._run_group(running))
+            self._running[task] = running
             task.add_done_callback(self._ended)
 
     def abandon(self, fault: BaseException) -> None:
-        """The run cannot go on for a reason outside this plane: `next_batch` raises it."""
+        """The run cannot go on for a reason outside this plane: `next_groups` raises it."""
         self._fault = self._fault or fault
         self._progress.set()
 
     async def close(self) -> None:
         """Cancel what is in flight."""
-        for task in self._tasks:
+        tasks = [*self._running, *([] if self._watching is None else [self._watching])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
 
-    async def _run_group(self, group: GroupInFlight) -> None:
-        start = time.perf_counter()
+    async def _run_group(self, running: _Running) -> None:
+        group = running.group
         try:
-            trajectories = await self._sample(group)
-            scores = await self._rewards.score(responses(group.prompt, trajectories, self._decode))
-        except (Undeliverable, DeadlineMissed) as error:
-            self._dispatcher.fail(group.index)
-            self._listener.group_failed(group, str(error))
+            answers = await self._sample(group)
+            if running.thrown_away or any(answer.completion.finish_reason == "abort" for answer in answers):
+                self._put_back(running, answers)
+                return
+            running.scoring, running.since, began_at = True, time.monotonic(), time.time()
+            scores = await self._rewards.score(responses(group.prompt, answers, self._decode))
+        except (Undeliverable, DeadlineMissed, RewardLost) as error:
+            if not running.thrown_away:
+                self._dispatcher.fail(group.index)
+                self._listener.group_failed(group, str(error))
             return
-        scored = self._dispatcher.finish(group.index, trajectories, scores)
-        self._listener.group_finished(scored, time.perf_counter() - start)
+        if not running.thrown_away:
+            self._listener.group_scored(self._dispatcher.finish(group.index, answers, scores), began_at, time.time())
+
+    def _put_back(self, running: _Running, answers: Sequence[Trajectory]) -> None:
+        group = running.group
+        if not running.thrown_away:
+            sampled = any(answer.completion.segments for answer in answers)
+            self._dispatcher.suspend(group.index, answers if sampled else ())
+        self._listener.group_cut(group, answers, self._leftovers)
 
     async def _sample(self, group: GroupInFlight) -> list[Trajectory]:
-        requests = [
-            GenerationRequest(
-                f"{group.index}/{sample}",
-                group.prompt_ids,
-                replace(self._sampling, seed=request_seed(self._seed, group.index, sample)),
-            )
-            for sample in range(self._group_size)
-        ]
-        return await asyncio.gather(*[self._fleet.sample(request) for request in requests])
+        """The group's answers in sample order: the first that finish, where more were started than are wanted."""
+        tasks = [asyncio.ensure_future(self._answer(group, sample)) for sample in range(group.started)]
+        try:
+            if group.started > group.wanted:
+                await self._first(tasks, group)
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        finished = [answer for answer in answers if answer.completion.finish_reason != "abort"]
+        if len(finished) < group.wanted:
+            return list(answers)
+        for sample, answer in enumerate(answers):
+            if answer.completion.finish_reason == "abort":  # cut for good
+                self._listener.answer_sampled(group, sample, answer)
+        return finished[: group.wanted]
+
+    async def _first(self, tasks: Sequence["asyncio.Future[Trajectory]"], group: GroupInFlight) -> None:
+        """Until the wanted answers have finished; the others are recalled."""
+        open_tasks = set(tasks)
+        while open_tasks and len(tasks) - len(open_tasks) < group.wanted:
+            # Bounded by the watchdog, like every answer.
+            _, open_tasks = await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._fleet.recall([_request_id(group, sample) for sample in range(group.started)])
+
+    async def _answer(self, group: GroupInFlight, sample: int) -> Trajectory:
+        kept = group.kept[sample] if group.kept else None
+        if kept is not None and kept.completion.finish_reason != "abort":
+            return kept
+        sampling = self._sampling(group.index, sample)
+        prefix = () if kept is None else kept.completion.segments
+        request = GenerationRequest(_request_id(group, sample), group.prompt_ids, sampling, prefix)
+        errand = Errand(group.index, sample, group.prompt.prompt_id, group.admitted_version)
+        trajectory = await self._fleet.sample(request, errand)
+        if kept is not None:
+            trajectory = replace(trajectory, legs=kept.legs + trajectory.legs)
+        if trajectory.completion.finish_reason != "abort":
+            self._listener.answer_sampled(group, sample, trajectory)
+        return trajectory
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        running = self._running.pop(task)
+        self._fleet.forget(running.group.index)
         if task.cancelled():
             return
         self._fault = self._fault or task.exception()
-        if self._fault is None:
-            try:
-                self.admit()
-            except PacelineError as error:  # a prompt that does not fit; a callback has nobody to raise it to
-                self._fault = error
+        self.admit()
         self._progress.set()
+
+    def _watch_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self.abandon(bug)
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            items = [*self._fleet.in_flight(), *self._being_scored()]
+            for finding in self._watchdog.judge(items, time.monotonic(), learner_waits_since=self._learner_waits_since):
+                self._listener.watchdog_found(finding)
+                self._act(finding)
+
+    def _being_scored(self) -> list[InFlight]:
+        return [
+            InFlight(running.group.index, running.group.prompt.prompt_id, None, "reward", "scoring", running.since, 0)
+            for running in self._running.values()
+            if running.scoring
+        ]
+
+    def _act(self, finding: Finding) -> None:
+        item = finding.item
+        if finding.action == "stop" or item is None:
+            self.abandon(RunError(finding.text, "raise rollout.answer_timeout_s or look at the workers' logs"))
+        elif item.phase == "scoring":
+            self._rewards.restart(finding.text)
+        elif finding.action == "retry" and item.sample is not None:
+            self._fleet.retry(item.group, item.sample)
+        else:
+            self._fleet.lose(item.actor, finding.text, replaced=finding.action == "restart")
+
+
+def _request_id(group: GroupInFlight, sample: int) -> str:
+    attempt = f"+{group.attempt}" if group.attempt else ""
+    return f"{group.index}{attempt}/{sample}"
 
 
 def responses(prompt: Prompt, trajectories: Sequence[Trajectory], decode: Decode) -> list[Response]:

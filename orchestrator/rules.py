@@ -75,6 +75,44 @@ def a_group_fits_an_engine(recipe: Recipe) -> SettingError | None:
     )
 
 
+def over_sampling_fits(recipe: Recipe) -> SettingError | None:
+    rollout = recipe.rollout
+    if rollout.over_sampling is None or rollout.over_sampling.leftovers != "resume":
+        return None
+    if rollout.max_staleness == 0:
+        return SettingError(
+            "rollout.over_sampling.leftovers",
+            "resumed answers hold older tokens, which rollout.max_staleness=0 forbids",
+            "set rollout.max_staleness to 1 or more, or leftovers to long_round",
+        )
+    if rollout.over_sampling.answers > 1:
+        return SettingError(
+            "rollout.over_sampling.answers",
+            "answers beyond the wanted ones cannot be resumed",
+            "set it to 1, or leftovers to long_round",
+        )
+    return None
+
+
+def hard_staleness_is_beyond(recipe: Recipe) -> SettingError | None:
+    rollout = recipe.rollout
+    if rollout.late != "train" or rollout.hard_staleness >= rollout.max_staleness:
+        return None
+    return SettingError(
+        "rollout.hard_staleness",
+        f"{rollout.hard_staleness} is less than rollout.max_staleness={rollout.max_staleness}",
+        "raise it",
+    )
+
+
+def kv_band_is_ordered(recipe: Recipe) -> SettingError | None:
+    if recipe.rollout.kv_low < recipe.rollout.kv_high:
+        return None
+    return SettingError(
+        "rollout.kv_low", f"{recipe.rollout.kv_low:g} is not below kv_high={recipe.rollout.kv_high:g}", "lower it"
+    )
+
+
 def correction_bounds_are_ordered(recipe: Recipe) -> SettingError | None:
     correction = recipe.algorithm.correction
     if correction.low <= correction.high:
@@ -102,6 +140,9 @@ RULES: tuple[Rule, ...] = (
     every_rank_has_work,
     longest_answer_fits_a_microbatch,
     a_group_fits_an_engine,
+    over_sampling_fits,
+    hard_staleness_is_beyond,
+    kv_band_is_ordered,
     correction_bounds_are_ordered,
     sampling_keeps_the_vocabulary,
 )

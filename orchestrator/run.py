@@ -3,39 +3,43 @@
     PromptSource -> Dispatcher -> RolloutFleet -> RewardClient -> GroupBuffer -> build_batch -> Learners -> WeightBus
 
 Prompts flow through engines and rewards into the buffer in the background (`RolloutPlane`), as far ahead as the
-staleness rule allows, while the learner trains; after each step the weights travel to the engines beside the next
-step. Components do not know this module or each other: they are handed what they need.
+staleness rule allows, while the learner trains; after each step couriers carry the weights to the engines beside the
+next step. Components do not know this module or each other: they are handed what they need.
 """
 
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from actors.engine import Sampling
-from learners.weights import WeightTruth
+from learners.batch import TrainBatch
 from orchestrator.activity import Activity
-from orchestrator.background import Background
 from orchestrator.batch_builder import build_batch
 from orchestrator.config import Recipe
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import PacelineError
 from orchestrator.evaluate import Evaluator
+from orchestrator.groups import ScoredGroup
 from orchestrator.launch import Actors, launched
 from orchestrator.ledger import Ledger
+from orchestrator.lineage import read_lineage
+from orchestrator.policies import ATTEMPTS, LAST_LIMIT, RESTART_WINDOW_S, make_dispatcher, make_watchdog
 from orchestrator.preflight import Prepared, check_disk, prepare
 from orchestrator.progress import Progress
 from orchestrator.recipe import dump_recipe
-from orchestrator.rollout_fleet import MAX_ATTEMPTS
+from orchestrator.recruiter import Recruiter
+from orchestrator.restart_budget import RestartBudget
 from orchestrator.rollout_plane import RolloutPlane
 from orchestrator.run_directory import RunDirectory
 from orchestrator.run_log import RunLog
-from orchestrator.staleness import StalenessRule
+from orchestrator.sampling import sampling_of
 from orchestrator.summary import Status, summarise
+from orchestrator.trace import trace_of
 from orchestrator.trackers import open_trackers
 from orchestrator.weight_bus import WeightBus
 
@@ -67,45 +71,46 @@ async def train(run: Run) -> None:
 
     run.progress.phase("training")
     run.activity.begin()
-    async with Background() as delivery:
-        for version in range(run.recipe.trainer.steps):
-            with run.activity.learner("waits for a batch", idle=True):
-                groups = await run.plane.next_batch(version)
-            with run.activity.learner(f"trains step {version + 1}"):
-                batch = build_batch(groups, advantage=run.recipe.algorithm.advantage, version=version)
-                metrics = await run.actors.learners.step(batch)
-                run.dispatcher.trained(groups)
-            with run.activity.learner("publishes weights"):
-                await delivery.wait()
-                truth = await run.bus.snapshot(version + 1)
-                await delivery.start(deliver(run, truth))
-            run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
-            await between_steps(run, version + 1, delivery)
-        await delivery.wait()
+    for version in range(run.recipe.trainer.steps):
+        groups, batch, metrics = await learn(run, version)
+        run.plane.cut()
+        with run.activity.learner("publishes", f"version {version + 1}"):
+            run.bus.publish(await run.bus.snapshot(version + 1))
+        run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
+        await between_steps(run, version + 1)
+    await run.bus.settle()
     run.activity.end()
     await evaluate(run, step=run.recipe.trainer.steps)
     await save(run, run.directory.model)
 
 
-async def between_steps(run: Run, step: int, delivery: Background) -> None:
+async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, dict[str, float]]:
+    """One training step: on a whole batch, or, streaming, on its groups as they finish."""
+    wanted, stream = run.recipe.trainer.prompts_per_step, run.recipe.trainer.stream
+    step = run.actors.learners.begin_step(version, streamed=stream)
+    groups: list[ScoredGroup] = []
+    while len(groups) < wanted:
+        lacking = wanted - len(groups)
+        with run.activity.learner("waits", "for a batch"):
+            part = await run.plane.next_groups(version, least=1 if stream else lacking, most=lacking)
+        with run.activity.learner("trains", f"step {version + 1}"):
+            await step.add(build_batch(part, advantage=run.recipe.algorithm.advantage, version=version))
+        groups += part
+    with run.activity.learner("trains", f"step {version + 1}"):
+        metrics = await step.finish()
+    run.dispatcher.trained(groups)
+    return groups, step.batch, metrics
+
+
+async def between_steps(run: Run, step: int) -> None:
     """Evaluate and write checkpoints where the recipe asks for it; the last step is left to the end of the run."""
     if step == run.recipe.trainer.steps:
         return
     if _falls_on(run.recipe.eval.every, step):
-        await delivery.wait()
+        await run.bus.settle()
         await evaluate(run, step)
     if _falls_on(run.recipe.trainer.checkpoint_every, step):
         await save(run, run.directory.checkpoint(step))
-
-
-async def deliver(run: Run, truth: WeightTruth) -> None:
-    """Bring a version to the engines while the learner goes on; then more prompts may start."""
-    try:
-        await run.bus.deliver(truth)
-    except PacelineError as error:
-        run.plane.abandon(error)
-    else:
-        run.plane.admit()
 
 
 async def evaluate(run: Run, step: int) -> None:
@@ -113,7 +118,8 @@ async def evaluate(run: Run, step: int) -> None:
     if not len(run.evaluator):
         return
     run.progress.phase(f"evaluating at step {step}")
-    result = await run.evaluator.run(run.actors.fleet, run.actors.rewards, run.progress.part)
+    with run.activity.learner("evaluates"):
+        result = await run.evaluator.run(run.actors.fleet, run.actors.rewards, run.progress.part)
     run.log.evaluated(step, "held_out", result)
 
 
@@ -124,7 +130,8 @@ async def save(run: Run, folder: Path) -> None:
         RunError: the disk is full or cannot be written; nothing half-written stays.
     """
     run.progress.phase(f"writing {folder}")
-    await run.actors.learners.save(folder)
+    with run.activity.learner("saves"):
+        await run.actors.learners.save(folder)
 
 
 @contextmanager
@@ -153,20 +160,16 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
             progress.phase("starting Ray, the engines, the learner and the reward workers")
             async with launched(recipe, prepared, log) as actors:
                 run = assemble(recipe, prepared, actors, directory, log, progress)
-                actors.fleet.begin()
-                watching = asyncio.create_task(run.activity.watch())
-                try:
+                async with at_work(run):
                     await train(run)
                     status = "completed"
-                finally:
-                    watching.cancel()
-                    await run.plane.close()
     except asyncio.CancelledError:
         status, reason = "interrupted", "stopped by a signal"
     except PacelineError as error:
         reason = str(error)
         raise
     finally:
+        idle = run.activity.idle_fractions() if run else {}
         summary = summarise(
             log.tally,
             status=status,
@@ -175,66 +178,78 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
             train_s=run.activity.train_s if run else 0.0,
             tokens_generated=run.actors.fleet.tokens if run else 0,
             prompts=run.dispatcher.ledger.counts() if run else Ledger().counts(),
-            idle_fraction=run.activity.idle_fractions() if run else {},
+            idle_fraction=idle,
         )
+        log.run_ended(status, idle)
         directory.summary(summary)
         log.close()
+
+
+@asynccontextmanager
+async def at_work(run: Run) -> AsyncIterator[None]:
+    """The parts that work beside the driver: answers are collected, the clock is watched, weights are carried."""
+    recruiter = Recruiter(
+        run.actors.spawn_rollout,
+        run.bus,
+        budget=RestartBudget(run.recipe.rollout.max_restarts, RESTART_WINDOW_S),
+        start_timeout_s=run.recipe.rollout.start_timeout_s,
+    )
+    run.actors.fleet.begin(recruit=recruiter.replace, ready=run.plane.admit, failed=run.plane.abandon)
+    run.plane.begin()
+    watching = asyncio.create_task(run.activity.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await run.bus.close()
+        await run.plane.close()
 
 
 def assemble(
     recipe: Recipe, prepared: Prepared, actors: Actors, directory: RunDirectory, log: RunLog, progress: Progress
 ) -> Run:
     """Put the parts of a run together."""
-    rollout, trainer = recipe.rollout, recipe.trainer
-    rule = StalenessRule(
-        batch=trainer.prompts_per_step,
-        max_staleness=rollout.max_staleness,
-        max_concurrent=-(-rollout.workers * rollout.max_running // rollout.group_size),
-    )
-    dispatcher = Dispatcher(
-        source=prepared.source,
-        encode=prepared.encode,
-        rule=rule,
-        drop_zero_variance=recipe.algorithm.drop_zero_variance,
-        wanted=trainer.steps * trainer.prompts_per_step,
-    )
-    sampling = Sampling(
+    rollout = recipe.rollout
+    common = Sampling(
         max_tokens=rollout.max_response_tokens,
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         stop_token_ids=prepared.stop_token_ids,
     )
+    dispatcher = make_dispatcher(recipe, prepared.source, prepared.encode)
     plane = RolloutPlane(
         dispatcher=dispatcher,
         fleet=actors.fleet,
         rewards=actors.rewards,
-        group_size=rollout.group_size,
-        sampling=sampling,
-        seed=recipe.seed,
+        sampling=sampling_of(rollout, common, recipe.seed),
         decode=prepared.decode,
         listener=log,
-        starve_timeout_s=MAX_ATTEMPTS * rollout.answer_timeout_s,
+        watchdog=make_watchdog(recipe),
+        limit_s=LAST_LIMIT * rollout.answer_timeout_s,
+        leftovers=rollout.over_sampling.leftovers if rollout.over_sampling else "resume",
     )
     bus = WeightBus(
         actors.learners,
         actors.fleet,
         recipe.weight_sync,
+        rollout,
         tolerance=recipe.weight_sync.tolerance(rollout.dtype),
         backend=prepared.placement.transfer,
-        engine_ranks=rollout.tensor_parallel,
         probe_ids=prepared.probe(recipe.weight_sync.probe_tokens),
         listener=log,
+        broken=plane.abandon,
     )
     evaluator = Evaluator(
         prepared.eval_prompts,
         settings=recipe.eval,
-        sampling=sampling,
+        sampling=common,
         correctness_term=recipe.reward.terms[0].logged_as,
         decode=prepared.decode,
         seed=recipe.seed,
+        deadline_s=ATTEMPTS * rollout.answer_timeout_s,
     )
-    activity = Activity(actors.fleet, actors.rewards, dispatcher, progress)
+    activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
     return Run(recipe, actors, dispatcher, plane, bus, evaluator, activity, directory, log, progress)
 
 
@@ -252,15 +267,12 @@ def run_recipe(recipe: Recipe, progress: Progress) -> Path:
     check_disk(path, prepared.model)
     directory = RunDirectory(path, dump_recipe(recipe))
     trackers = open_trackers(recipe.tracking, directory.path, recipe.name, recipe.model_dump(mode="json"))
-    log = RunLog(
-        directory,
-        progress,
-        trackers,
-        decode=prepared.decode,
-        samples_every=recipe.tracking.samples_every,
-        steps=recipe.trainer.steps,
-    )
-    asyncio.run(conduct(recipe, prepared, directory, log, progress))
+    log = RunLog(directory, progress, trackers, recipe, decode=prepared.decode)
+    try:
+        asyncio.run(conduct(recipe, prepared, directory, log, progress))
+    finally:
+        progress.phase("drawing the trace")
+        directory.trace(trace_of(read_lineage(directory.path)))
     return directory.path
 
 

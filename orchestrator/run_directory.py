@@ -1,8 +1,8 @@
 """The folder that a run leaves behind, and the only module that knows its layout.
 
 Invariant: it is made once, for this run; a folder that exists already is refused. Files that are read as a whole
-(summary.json) appear complete or not at all; the .jsonl files hold whole lines at any time. A disk that refuses to
-take more ends the run with one line.
+(summary.json, trace.json) appear complete or not at all; the .jsonl files hold whole lines at any time. A disk that
+refuses to take more ends the run with one line.
 """
 
 import json
@@ -63,10 +63,17 @@ class RunDirectory:
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
-        temporary = self.path / ".summary.json"
+        self._whole("summary.json", json.dumps(content, indent=2))
+
+    def trace(self, content: Mapping[str, object]) -> None:
+        """Write trace.json, whole or not at all."""
+        self._whole("trace.json", json.dumps(content))
+
+    def _whole(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}"
         with _disk_errors(self.path):
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self.path / "summary.json")
+            temporary.write_text(text + "\n", encoding="utf-8")
+            os.replace(temporary, self.path / name)
 
     def close(self) -> None:
         self._metrics.close()

@@ -5,17 +5,21 @@ Components report to it through the small listener protocols that they declare; 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from actors.trajectory import Trajectory
 from learners.batch import TrainBatch
-from orchestrator.activity import Lap
+from orchestrator.activity import Lap, LearnerDoes
+from orchestrator.config import Recipe
 from orchestrator.evaluate import EvalResult
 from orchestrator.groups import GroupInFlight, ScoredGroup
+from orchestrator.length_bias import LengthBias
 from orchestrator.progress import Progress, StepLine
 from orchestrator.run_directory import RunDirectory
-from orchestrator.summary import Tally
+from orchestrator.summary import Status, Tally
 from orchestrator.trackers import Tracker
+from orchestrator.watchdog import Finding
 from orchestrator.weight_bus import SyncReport
 from rewards.response import Score
 
@@ -32,37 +36,66 @@ class RunLog:
         directory: RunDirectory,
         progress: Progress,
         trackers: Sequence[Tracker],
+        recipe: Recipe,
         *,
         decode: Decode,
-        samples_every: int,
-        steps: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory, self._progress, self._trackers = directory, progress, trackers
-        self._decode, self._samples_every, self._steps, self._clock = decode, samples_every, steps, clock
+        self._decode, self._clock = decode, clock
+        self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
+        self._length_bias = LengthBias()
+        self._trains: list[tuple[float, float]] = []
+        """When the learner trained since its last step, seconds since the epoch."""
         self.tally = Tally()
+        self._event("run_started", **_facts(recipe))
 
     # --- groups -------------------------------------------------------------------------------------------------
 
     def group_dispatched(self, group: GroupInFlight) -> None:
-        self._event("dispatched", group=group.index, prompt=group.prompt.prompt_id, version=group.admitted_version)
+        if group.attempt or group.kept:
+            self._event("resumed", group=group.index, version=group.admitted_version)
+        else:
+            self._event("dispatched", group=group.index, prompt=group.prompt.prompt_id, version=group.admitted_version)
 
-    def group_finished(self, group: ScoredGroup, seconds: float) -> None:
-        answers = [
-            {
-                "worker": t.worker,
-                "tokens": len(t.completion.token_ids),
-                "segments": [[s.version, len(s.token_ids)] for s in t.completion.segments],
-                "finish": t.completion.finish_reason,
-                "seconds": round(t.finished_at - t.submitted_at, 4),
-                "reward": score.total,
-            }
-            for t, score in zip(group.trajectories, group.scores, strict=True)
-        ]
-        self._event("finished", group=group.index, seconds=round(seconds, 4), answers=answers)
+    def answer_sampled(self, group: GroupInFlight, sample: int, trajectory: Trajectory) -> None:
+        answer = trajectory.completion
+        self._length_bias.submitted(len(answer.token_ids), cut=answer.finish_reason == "abort")
+        self._event(
+            "sampled",
+            group=group.index,
+            sample=sample,
+            legs=[[leg.worker, leg.submitted_at, leg.finished_at, leg.tokens] for leg in trajectory.legs],
+            segments=[[segment.version, len(segment.token_ids)] for segment in answer.segments],
+            finish=answer.finish_reason,
+        )
+
+    def group_cut(self, group: GroupInFlight, answers: Sequence[Trajectory], action: str) -> None:
+        """Its answers are to be resumed, or they are lost: sampled afresh in a long round, or dropped."""
+        tokens = [len(answer.completion.token_ids) for answer in answers]
+        self._event("suspended", group=group.index, action=action, tokens=tokens)
+        if action == "resume":
+            return
+        for sample, answer in enumerate(answers):
+            if answer.completion.finish_reason == "abort" and answer.legs:
+                self.answer_sampled(group, sample, answer)
+        if action == "drop":
+            self._event("dropped", group=group.index, reason="left over when its round was cut")
+
+    def group_scored(self, group: ScoredGroup, began_at: float, ended_at: float) -> None:
+        self._event(
+            "scored",
+            group=group.index,
+            **{"from": began_at, "to": ended_at},
+            rewards=[score.total for score in group.scores],
+            end="filtered" if group.filtered else "buffered",
+        )
         for number, score in enumerate(group.scores):
             if score.error is not None:
                 self._event("reward_error", sample=f"{group.index}/{number}", error=score.error)
+
+    def group_dropped(self, group: ScoredGroup, reason: str) -> None:
+        self._event("dropped", group=group.index, reason=reason)
 
     def group_failed(self, group: GroupInFlight, reason: str) -> None:
         self._event("failed", group=group.index, reason=reason)
@@ -73,7 +106,27 @@ class RunLog:
     def worker_lost(self, worker: str, reason: str) -> None:
         self.tally.faults_survived += 1
         self._event("worker_lost", worker=worker, reason=reason)
-        self._progress.warn(f"{worker} is in quarantine: {reason}")
+        self._progress.warn(f"{worker} was lost and will be replaced: {reason}")
+
+    def worker_joined(self, worker: str, version: int) -> None:
+        self._event("worker_joined", worker=worker, version=version)
+        self._progress.say(f"{worker} was replaced and serves version {version}")
+
+    def answer_moved(self, request_id: str, worker: str) -> None:
+        self._event("moved", answer=request_id, worker=worker)
+
+    def watchdog_found(self, finding: Finding) -> None:
+        item = finding.item
+        self._event(
+            "watchdog",
+            group=item.group if item else None,
+            prompt=item.prompt if item else None,
+            actor=item.actor if item else None,
+            phase=item.phase if item else None,
+            age_s=round(finding.age_s, 3),
+            action=finding.action,
+        )
+        self._progress.warn(finding.text)
 
     def synced(self, report: SyncReport) -> None:
         self.tally.syncs += 1
@@ -83,8 +136,8 @@ class RunLog:
             "sync",
             worker=report.worker,
             version=report.version,
-            seconds=round(report.seconds, 4),
-            paused_s=round(report.paused_s, 4),
+            **{"from": report.began_at, "to": report.ended_at},
+            paused=report.paused,
             gap_mean=report.gap.mean,
             gap_max=report.gap.max,
             failure=report.failure,
@@ -93,6 +146,11 @@ class RunLog:
     def warned(self, message: str) -> None:
         self._event("warning", message=message)
         self._progress.warn(message)
+
+    def learner_did(self, doing: LearnerDoes, began_at: float, ended_at: float) -> None:
+        if doing == "trains":
+            self._trains.append((began_at, ended_at))
+        self._event("learner", doing=doing, **{"from": began_at, "to": ended_at})
 
     # --- steps and evaluations ----------------------------------------------------------------------------------
 
@@ -107,8 +165,11 @@ class RunLog:
         """One training step is done; `lap` is the time from the last step's end to this one's."""
         scores = [score for group in groups for score in group.scores]
         reward = fmean(score.total for score in scores)
-        staleness = [batch.version - v for sequence in batch.sequences for v in sequence.versions]
+        trained = [sequence for sequence in batch.sequences if sequence.loss_tokens]
+        staleness = [batch.version - v for sequence in trained for v in sequence.versions]
         lengths = [len(sequence.response_ids) for sequence in batch.sequences]
+        for sequence in trained:
+            self._length_bias.trained(len(sequence.response_ids))
         metrics = {
             "reward": reward,
             **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in _term_names(scores)},
@@ -117,6 +178,9 @@ class RunLog:
             "truncated": fmean(t.completion.finish_reason == "length" for group in groups for t in group.trajectories),
             "staleness/mean": fmean(staleness),
             "staleness/max": float(max(staleness)),
+            "late/answers": fmean(n in group.late for group in groups for n in range(len(group.scores))),
+            "late/masked": fmean(n in group.masked for group in groups for n in range(len(group.scores))),
+            **self._length_bias.row(),
             "seconds": lap.seconds,
             "waited_s": lap.waited_s,
             "tokens_per_s": lap.tokens_per_s,
@@ -128,7 +192,22 @@ class RunLog:
         self.tally.tokens_trained += len(staleness)
         self.tally.staleness_sum += sum(staleness)
         self.tally.staleness_max = max(self.tally.staleness_max, *staleness)
-        self._event("trained", step=step, groups=[group.index for group in groups])
+        trains, self._trains = self._trains, []
+        self._event(
+            "trained",
+            step=step,
+            version=batch.version,
+            **{"from": trains[0][0], "to": trains[-1][1]},
+            parts=trains,
+            groups=[
+                {
+                    "group": group.index,
+                    "staleness": [batch.version - oldest for oldest in group.oldest_versions],
+                    "late": sorted(group.late),
+                }
+                for group in groups
+            ],
+        )
         self._directory.metrics({"step": step, "time": self._clock(), **metrics})
         for tracker in self._trackers:
             tracker.log(step, metrics)
@@ -158,6 +237,9 @@ class RunLog:
             style="bold",
         )
 
+    def run_ended(self, status: Status, idle: Mapping[str, float]) -> None:
+        self._event("run_ended", status=status, idle=dict(idle))
+
     def close(self) -> None:
         for tracker in self._trackers:
             tracker.close()
@@ -181,6 +263,27 @@ class RunLog:
 
     def _event(self, event: str, **facts: object) -> None:
         self._directory.event({"time": self._clock(), "event": event, **facts})
+
+
+def _facts(recipe: Recipe) -> dict[str, object]:
+    """What a reader of the events must know of the recipe."""
+    rollout, trainer = recipe.rollout, recipe.trainer
+    return {
+        "batch": trainer.prompts_per_step,
+        "group_size": rollout.group_size,
+        "max_staleness": rollout.max_staleness,
+        "steps": trainer.steps,
+        "workers": [f"rollout-{number}" for number in range(rollout.workers)],
+        "max_running": rollout.max_running,
+        "kv_policy": rollout.kv_policy,
+        "late": rollout.late,
+        "hard_staleness": rollout.hard_staleness,
+        "over_sampling": rollout.over_sampling.model_dump() if rollout.over_sampling else None,
+        "learner_ranks": trainer.ranks,
+        "partial": rollout.partial,
+        "stream": trainer.stream,
+        "tensor_parallel": rollout.tensor_parallel,
+    }
 
 
 def _term_names(scores: Sequence[Score]) -> list[str]:

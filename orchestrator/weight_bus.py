@@ -1,45 +1,54 @@
 """The weight bus: brings each published version to every engine, and lets only attested engines serve.
 
-One sync of one engine: pause (requests in progress keep their KV) -> receive -> resume -> checksums and probe logprobs
-back -> judged against the learner's truth -> `serve`, or quarantine. Engines are synced side by side over channels of
-their own, so that a slow one stalls no other.
+One sync of one engine: pause -> receive -> resume -> checksums and probe logprobs back -> judged against the learner's
+truth -> `serve`, or quarantine. Each engine is synced by a courier of its own over a channel of its own, always with
+the newest version there is: a slow engine stalls neither the learner nor another engine, and skips versions.
 
-Invariants: a version counts for an engine only after its verdict (`RolloutFleet.version` hears of it from here alone);
-an engine whose sync fails in any way leaves the fleet; versions are published in order, one at a time.
+Invariants: a version counts for an engine only after its verdict (`RolloutFleet` hears of it from here alone); an
+engine whose sync fails in any way leaves the fleet; the learner keeps a snapshot for as long as a courier carries it.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ray.exceptions import RayError
 
 from actors.rollout import Arrival
-from actors.settings import Tolerance, WeightSyncSettings
+from actors.settings import RolloutSettings, Tolerance, WeightSyncSettings
 from learners.weights import WeightTruth
 from orchestrator.attestation import GapAlarm, ProbeGap, judge, probe_gap
-from orchestrator.deadline import DeadlineMissed, within
+from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError, last_line
 from orchestrator.learner_group import LearnerGroup
-from orchestrator.rollout_fleet import Member, RolloutFleet
+from orchestrator.rollout_fleet import RolloutFleet
+from orchestrator.worker_link import WorkerLink
 
 DRILL_VERSION = -1
 """Stamp of the perturbed weights: no prompt is ever sampled under it."""
 DRILL_SEED = 20_111
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """One version brought to one engine."""
+    """One version brought to one engine. Times are seconds since the epoch; `paused` is when sampling stood still."""
 
     worker: str
     version: int
-    seconds: float
-    paused_s: float
+    began_at: float
+    ended_at: float
+    paused: tuple[float, float] | None
     gap: ProbeGap
     failure: str | None
+
+    @property
+    def seconds(self) -> float:
+        return self.ended_at - self.began_at
 
 
 class SyncListener(Protocol):
@@ -52,9 +61,10 @@ class SyncListener(Protocol):
 
 class WeightBus:
     """Args:
+    rollout: says what becomes of answers in progress (`kv_policy`, `partial`).
     backend: ``"gloo"`` or ``"nccl"``.
-    engine_ranks: worker processes of one engine (its tensor-parallel size).
     probe_ids: the sequence on which engine and learner must agree.
+    broken: is told of an error that is no engine's fault; the run cannot go on.
     """
 
     def __init__(
@@ -62,21 +72,29 @@ class WeightBus:
         learners: LearnerGroup,
         fleet: RolloutFleet,
         settings: WeightSyncSettings,
+        rollout: RolloutSettings,
         *,
         tolerance: Tolerance,
         backend: str,
-        engine_ranks: int,
         probe_ids: Sequence[int],
         listener: SyncListener,
+        broken: Callable[[BaseException], None],
     ) -> None:
-        self._learners, self._fleet, self._settings, self._tolerance = learners, fleet, settings, tolerance
-        self._backend, self._engine_ranks, self._probe_ids = backend, engine_ranks, tuple(probe_ids)
-        self._listener = listener
+        self._learners, self._fleet, self._settings, self._rollout = learners, fleet, settings, rollout
+        self._tolerance, self._backend, self._probe_ids = tolerance, backend, tuple(probe_ids)
+        self._listener, self._broken = listener, broken
         self._alarm = GapAlarm(settings.alarm_factor)
+        self._drilled = False
+        self._newest: WeightTruth | None = None
+        self._carried: Counter[int] = Counter()
+        """Versions that couriers carry now."""
+        self._held: dict[WorkerLink, int] = {}
+        self._couriers: dict[WorkerLink, asyncio.Task[None]] = {}
 
     async def open(self) -> None:
         """Open a channel to every engine."""
-        await asyncio.gather(*[self._open_channel(member) for member in self._fleet.members])
+        links = [member.link for member in self._fleet.members]
+        await all_within(2 * self._settings.timeout_s, [self._open_channel(link) for link in links], "weight channels")
 
     async def drill(self) -> None:
         """Before the first prompt: send a visible perturbation, attest it, take it back, attest again.
@@ -98,57 +116,145 @@ class WeightBus:
             await self._learners.restore()
             plain = await self.snapshot(0)
         await self.deliver(plain)
+        self._drilled = True
 
     async def snapshot(self, version: int) -> WeightTruth:
-        """Freeze the learner's weights as `version`; the learner may train on while they are delivered."""
-        return await self._learners.publish(version, self._probe_ids)
+        """Freeze the learner's weights as `version`; the learner may train on while they are carried."""
+        newest = () if self._newest is None else (self._newest.manifest.version,)
+        return await self._learners.publish(version, self._probe_ids, keep=(*self._carried, *newest))
 
-    async def deliver(self, truth: WeightTruth) -> None:
-        """Bring the last snapshot to every engine, and let those that attest it serve.
+    def publish(self, truth: WeightTruth) -> None:
+        """From now on this is the newest version; couriers bring it to every engine beside whatever else goes on."""
+        self._newest = truth
+        for link in [member.link for member in self._fleet.members if member.link not in self._couriers]:
+            courier = asyncio.create_task(self._bring_newest(link), name=f"weights to {link.name}")
+            self._couriers[link] = courier
+            courier.add_done_callback(partial(self._courier_is_back, link))
+
+    async def settle(self) -> None:
+        """Until every engine serves the newest version or has left the fleet, replacements included.
 
         Raises:
             RunError: no engine is left that serves.
+            DeadlineMissed: naming the engines that were waited for.
         """
-        reports = await asyncio.gather(*[self._sync(member, truth) for member in self._fleet.members])
-        for report in reports:
-            self._listener.synced(report)
-            if report.failure is not None:
-                self._fleet.quarantine(report.worker, report.failure)
-        if not self._fleet.members:
-            reasons = "; ".join(f"{report.worker}: {report.failure}" for report in reports)
-            raise RunError(f"no engine holds version {truth.manifest.version} of the weights ({reasons})", _FIX)
-        if truth.manifest.version != DRILL_VERSION:
-            warning = self._alarm.observe(max(r.gap.mean for r in reports if r.failure is None))
-            if warning is not None:
-                self._listener.warned(warning)
-
-    async def _open_channel(self, member: Member) -> None:
-        timeout_s = self._settings.timeout_s
-        address = await self._learners.open_sender(member.name, self._backend, self._engine_ranks, timeout_s)
-        engine_side = within(timeout_s, member.actor.open_channel.remote(address), f"weight channel of {member.name}")
-        await asyncio.gather(self._learners.connect_sender(member.name, timeout_s), engine_side)
-
-    async def _sync(self, member: Member, truth: WeightTruth) -> SyncReport:
-        version, start = truth.manifest.version, time.perf_counter()
-        timeout_s = self._settings.timeout_s
-        sending = asyncio.ensure_future(self._learners.send(member.name, timeout_s))
-        try:
-            arrival: Arrival = await within(
-                timeout_s, member.actor.update.remote(truth.manifest, self._probe_ids), f"update of {member.name}"
+        patience = self._rollout.start_timeout_s + 2 * self._settings.timeout_s
+        if not self._rollout.partial:
+            patience += self._rollout.answer_timeout_s
+        late = ", ".join(link.name for link in self._couriers) or "a replacement"
+        await within(patience, self._settled(), f"the weight sync of {late}")
+        if not self._fleet.members and self._newest is not None:
+            raise RunError(
+                f"no engine holds version {self._newest.manifest.version} of the weights ({self._fleet.absences})", _FIX
             )
-            await sending
+
+    async def _settled(self) -> None:
+        while self._couriers or self._fleet.recruiting:
+            if self._couriers:
+                await asyncio.wait(self._couriers.values(), timeout=self._settings.timeout_s)
+            else:
+                await asyncio.sleep(POLL_S)
+
+    async def deliver(self, truth: WeightTruth) -> None:
+        """Publish and settle. Raises: RunError, as `settle`."""
+        self.publish(truth)
+        await self.settle()
+
+    async def enlist(self, link: WorkerLink) -> int:
+        """Open a channel to a new worker and bring it the newest version, which is returned.
+
+        Raises:
+            RunError: it did not attest.
+        """
+        await self._open_channel(link)
+        while self._newest is not None and self._held.get(link) != self._newest.manifest.version:
+            failure = (await self._sync(link, self._newest)).failure
+            if failure is not None:
+                raise RunError(f"{link.name} did not take the weights: {failure}", _FIX)
+        return self._held.get(link, 0)
+
+    async def close(self) -> None:
+        """Stop all couriers."""
+        for task in tuple(self._couriers.values()):
+            task.cancel()
+
+    async def _open_channel(self, link: WorkerLink) -> None:
+        timeout_s, workers = self._settings.timeout_s, self._rollout.tensor_parallel
+        address = await self._learners.open_sender(link.name, self._backend, workers, timeout_s)
+        engine_side = within(timeout_s, link.actor.open_channel.remote(address), f"weight channel of {link.name}")
+        connected = self._learners.connect_sender(link.name, timeout_s)
+        await all_within(timeout_s, [connected, engine_side], f"weight channel of {link.name}")
+
+    async def _bring_newest(self, link: WorkerLink) -> None:
+        """A courier's work: until this engine serves the newest version there is."""
+        while self._newest is not None and self._held.get(link) != (version := self._newest.manifest.version):
+            report = await self._sync(link, self._newest)
+            if report.failure is not None:
+                self._held.pop(link, None)
+                # What does not even follow the drill would not follow as a replacement either.
+                self._fleet.quarantine(link, report.failure, replaced=self._drilled)
+                return
+            if version != DRILL_VERSION:
+                self._fleet.attested(link, version, report.seconds)
+
+    def _courier_is_back(self, link: WorkerLink, courier: "asyncio.Task[None]") -> None:
+        del self._couriers[link]
+        if not courier.cancelled() and (bug := courier.exception()) is not None:
+            self._broken(bug)
+
+    async def _sync(self, link: WorkerLink, truth: WeightTruth) -> SyncReport:
+        version, began_at = truth.manifest.version, time.time()
+        self._carried[version] += 1
+        arrival: Arrival | None = None
+        gap, failure = ProbeGap(float("nan"), float("nan")), None
+        try:
+            if not self._rollout.partial:
+                await self._finish_answers(link)
+            arrival = await self._transfer(link, truth)
             verdict = judge(truth, arrival, self._tolerance)
+            gap, failure = verdict.gap, verdict.failure
             if verdict.attested and version != DRILL_VERSION:
-                await within(timeout_s, member.actor.serve.remote(version), f"worker {member.name}")
-                self._fleet.attested(member.name, version)
+                await within(self._settings.timeout_s, link.actor.serve.remote(version), f"worker {link.name}")
         except (RayError, DeadlineMissed) as error:
-            nan = float("nan")
-            reason = last_line(error)
-            return SyncReport(member.name, version, time.perf_counter() - start, 0.0, ProbeGap(nan, nan), reason)
+            failure = last_line(error)
+        finally:
+            self._carried[version] -= 1
+            self._carried += Counter()  # forget what nobody carries
+            self._fleet.drain(link, False)
+        if failure is None:
+            self._held[link] = version
+        paused = None if arrival is None else (arrival.paused_at, arrival.paused_at + arrival.paused_s)
+        report = SyncReport(link.name, version, began_at, time.time(), paused, gap, failure)
+        self._heard(report)
+        return report
+
+    async def _transfer(self, link: WorkerLink, truth: WeightTruth) -> Arrival:
+        timeout_s, version = self._settings.timeout_s, truth.manifest.version
+        sending = asyncio.ensure_future(self._learners.send(link.name, version, timeout_s))
+        update = link.actor.update.remote(truth.manifest, self._probe_ids, self._rollout.kv_policy)
+        try:
+            arrival = await within(timeout_s, update, f"update of {link.name}")
+            await within(timeout_s, sending, f"weight transfer to {link.name}")
+            return arrival
         finally:
             sending.cancel()
-        seconds = time.perf_counter() - start
-        return SyncReport(member.name, version, seconds, arrival.paused_s, verdict.gap, verdict.failure)
+
+    async def _finish_answers(self, link: WorkerLink) -> None:
+        """Let the engine end what it runs, and give it nothing new meanwhile (`rollout.partial: false`)."""
+        self._fleet.drain(link, True)
+
+        async def empty() -> None:
+            while not self._fleet.is_empty(link):
+                await asyncio.sleep(POLL_S)
+
+        await within(self._rollout.answer_timeout_s, empty(), f"the answers of {link.name}")
+
+    def _heard(self, report: SyncReport) -> None:
+        self._listener.synced(report)
+        if report.failure is None and report.version != DRILL_VERSION:
+            warning = self._alarm.observe(report.gap.mean)
+            if warning is not None:
+                self._listener.warned(warning)
 
 
 _FIX = "run with rollout.engine=torch to see whether the engine is at fault, or raise weight_sync.tolerance_*"

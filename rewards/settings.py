@@ -36,6 +36,8 @@ class RewardSettings(Section):
     """Wall time for one answer; past it the child is killed and the answer gets `fallback`."""
     memory_mb: int = Field(1024, ge=64)
     """Memory that scoring one answer may take in the child, MiB, beside what its libraries hold after loading."""
+    heartbeat_s: float = Field(5.0, gt=0)
+    """How often the reward worker is looked at while it scores; unanswered for four times as long, it is replaced."""
     start_timeout_s: float = Field(60.0, gt=0)
     """Deadline for a child to import what the terms need."""
     fallback: float = Field(0.0, allow_inf_nan=False)

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import torch
 from transformers import Qwen3ForCausalLM
 
-from actors.engine import Completion, Engine, EngineSettings, GenerationRequest, Sampling
+from actors.engine import Completion, Engine, EngineSettings, GenerationRequest, KvPolicy, Sampling, Segment
 from actors.rollout import make_engine
 from actors.weight_channel import WeightSender, listen
 from learners.weights import TensorSpec, WeightManifest, checksum
@@ -75,9 +75,11 @@ class Subject:
     def run(self, call: Coroutine[None, None, _Result], timeout_s: float = WAIT_S) -> _Result:
         return self.begin(call).result(timeout_s)
 
-    def request(self, prompt: tuple[int, ...], sampling: Sampling) -> GenerationRequest:
+    def request(
+        self, prompt: tuple[int, ...], sampling: Sampling, prefix: tuple[Segment, ...] = ()
+    ) -> GenerationRequest:
         self._ids += 1
-        return GenerationRequest(f"request-{self._ids}", prompt, sampling)
+        return GenerationRequest(f"request-{self._ids}", prompt, sampling, prefix)
 
     def generate(self, prompt: tuple[int, ...], sampling: Sampling) -> Completion:
         return self.run(self.engine.generate(self.request(prompt, sampling)))
@@ -107,9 +109,11 @@ class Subject:
         joining.result(WAIT_S)
         return self._sender
 
-    def update(self, model: Qwen3ForCausalLM, sent: dict[str, torch.Tensor] | None = None) -> dict[str, int]:
+    def update(
+        self, model: Qwen3ForCausalLM, sent: dict[str, torch.Tensor] | None = None, kv: KvPolicy = "keep"
+    ) -> dict[str, int]:
         """Send these weights between a pause and a resume; `sent` travels in their place where it is given."""
-        self.run(self.engine.pause())
+        self.run(self.engine.pause(kv))
         received = self.transfer(model, sent)
         self.run(self.engine.resume())
         return received

@@ -10,10 +10,11 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from actors.engine import Completion, EngineError, Sampling
 from actors.weight_rendezvous import WeightTransferError
+from tests.actors.oracle import kept_kv_logits
 from tests.actors.subject import (
     MAX_RUNNING,
     WAIT_S,
@@ -203,21 +204,10 @@ def test_an_answer_in_progress_survives_an_update_and_keeps_its_kv(subject: Subj
     assert [segment.version for segment in answer.segments] == [before, subject.version]
     first, second = answer.segments
     assert first.token_ids == greedy(old, PROMPT, len(first.token_ids))
-    expected = kept_kv_logprobs(old, new, PROMPT + first.token_ids, second.token_ids)
+    _, expected = kept_kv_logits({before: old, subject.version: new}, PROMPT, answer.segments)
     assert second.token_ids == tuple(expected.argmax(-1).tolist())
-    expected = expected.gather(1, torch.tensor(second.token_ids)[:, None])[:, 0]
+    expected = expected.log_softmax(-1).gather(1, torch.tensor(second.token_ids)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(second.logprobs), expected, atol=TOLERANCE, rtol=0)
-
-
-@torch.inference_mode()
-def kept_kv_logprobs(
-    old: Qwen3ForCausalLM, new: Qwen3ForCausalLM, before: tuple[int, ...], after: tuple[int, ...]
-) -> torch.Tensor:
-    """[len(after), vocabulary] logprobs of the new model on the old model's KV of all but the last token before."""
-    cache = DynamicCache(config=old.config)
-    old(input_ids=torch.tensor([before[:-1]]), past_key_values=cache, use_cache=True)
-    ids = torch.tensor([(before[-1], *after[:-1])])
-    return new(input_ids=ids, past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
 
 
 def test_nothing_computed_under_old_weights_reaches_a_new_request(subject: Subject) -> None:

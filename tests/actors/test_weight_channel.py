@@ -1,25 +1,22 @@
 """Weight channels between real processes and threads over gloo: what arrives, and how every failure ends."""
 
-import multiprocessing
-import os
-import signal
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.connection import Connection
 
 import pytest
 import torch
-from torch.distributed import BroadcastOptions
 
-from actors.engine import ChannelAddress
+from actors.weight_broadcast import broadcast
 from actors.weight_channel import GlooSender, WeightSender, listen
 from actors.weight_receiver import GlooReceiver
 from actors.weight_rendezvous import WeightTransferError
 from actors.weight_wire import ALIGNMENT, pack, plan_buffers, unpack
 from learners.weights import TensorSpec, WeightManifest, checksum
+from tests.actors.dying_sender import DyingSender, two_buffers
 
 TIMEOUT_S = 20.0
 
@@ -169,33 +166,36 @@ def test_an_unknown_backend_is_refused() -> None:
         listen("carrier-pigeon", workers=1, timeout_s=1)
 
 
-def send_half_and_die(connection: Connection) -> None:
-    """Announce two buffers' worth, send one, and be killed."""
-    sender = GlooSender(listen("gloo", workers=1, timeout_s=TIMEOUT_S)._rendezvous)
-    connection.send(sender.address)
-    sender.connect()
-    sender._rendezvous.announce(big_manifest())
-    source = BroadcastOptions()
-    source.rootRank = 0
-    first = plan_buffers(big_manifest())[0]
-    sender._group.broadcast([torch.zeros(first.nbytes, dtype=torch.uint8)], source).wait()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def big_manifest() -> WeightManifest:
-    return WeightManifest(1, (TensorSpec("a", "uint8", (200 * 2**20,)), TensorSpec("b", "uint8", (200 * 2**20,))))
-
-
 def test_a_sender_that_dies_between_two_buffers_is_noticed_at_once() -> None:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=send_half_and_die, args=(theirs,))
-    process.start()
-    assert ours.poll(60)
-    address: ChannelAddress = ours.recv()
-    receiver = GlooReceiver(address)
-    start = time.monotonic()
-    with pytest.raises(WeightTransferError, match="the sender stopped"):
-        receiver.receive(big_manifest())
+    sender = DyingSender(channels=1, timeout_s=TIMEOUT_S)
+    with ThreadPoolExecutor(1) as pool:
+        receiver = GlooReceiver(sender.addresses[0])
+        receiving = pool.submit(receiver.receive, two_buffers())
+        sender.kill_halfway()
+        start = time.monotonic()
+        with pytest.raises(WeightTransferError, match="the sender stopped"):
+            receiving.result(2 * TIMEOUT_S)
     assert time.monotonic() - start < TIMEOUT_S / 2
-    process.join(10)
-    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_sender_that_dawdles_has_one_deadline_for_all_its_buffers() -> None:
+    """Each buffer alone would come in time."""
+    sender, (receiver,) = connected(timeout_s=2)
+    assert isinstance(sender, GlooSender)
+
+    def dawdle() -> None:
+        rendezvous, group = sender._rendezvous, sender._group
+        assert rendezvous is not None
+        assert group is not None
+        rendezvous.announce(two_buffers())
+        for buffer in plan_buffers(two_buffers()):
+            time.sleep(1.5)
+            with contextlib.suppress(RuntimeError):  # The receiver has left.
+                broadcast(group, torch.zeros(buffer.nbytes, dtype=torch.uint8), time.monotonic() + 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(dawdle)
+        start = time.monotonic()
+        with pytest.raises(WeightTransferError, match="the sender stopped"):
+            receiver.receive(two_buffers())
+        assert 1.5 < time.monotonic() - start < 2.5

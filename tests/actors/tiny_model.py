@@ -16,9 +16,9 @@ END = "<|end|>"
 CONTEXT_LENGTH = 512
 
 
-def write_checkpoint(folder: Path, *, tied: bool, seed: int = 0) -> Path:
-    """A float32 checkpoint with its byte-level tokenizer."""
-    model_of(seed, tied=tied).save_pretrained(folder)
+def write_checkpoint(folder: Path, *, tied: bool, seed: int = 0, layers: int = 2) -> Path:
+    """A float32 checkpoint with its byte-level tokenizer; more layers where an answer shall take its time."""
+    model_of(seed, tied=tied, layers=layers).save_pretrained(folder)
     alphabet = sorted(ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE(vocab={END: 0} | {byte: i for i, byte in enumerate(alphabet, 1)}, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -27,13 +27,13 @@ def write_checkpoint(folder: Path, *, tied: bool, seed: int = 0) -> Path:
     return folder
 
 
-def model_of(seed: int, *, tied: bool) -> Qwen3ForCausalLM:
+def model_of(seed: int, *, tied: bool, layers: int = 2) -> Qwen3ForCausalLM:
     """The model whose weights this seed draws; the same seed gives the same weights."""
     config = Qwen3Config(
         vocab_size=257,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -60,6 +62,38 @@ def paceline(*arguments: str, timeout_s: float = RUN_TIMEOUT_S) -> Finished:
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run(recipe: Path, *overrides: str) -> RunFolder:
+    done = paceline("train", str(recipe), *overrides)
+    assert done.code == 0, done.out + done.err
+    assert "Traceback" not in done.out + done.err
+    line = next(line for line in done.out.splitlines() if line.strip().startswith("run "))
+    return RunFolder(Path(line.split()[-1]))
+
+
+def start(recipe: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command("train", str(recipe)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "".join(process.communicate(timeout=10))
+        assert time.monotonic() < deadline, "the run did not come so far in time"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

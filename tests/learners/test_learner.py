@@ -183,8 +183,9 @@ def test_the_gap_counts_tokens_of_the_current_version_alone(model: str) -> None:
     assert metrics["staleness_max"] == 2
 
 
-def test_warm_up(model: str) -> None:
-    learner = make(model, warmup_steps=4)
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_warm_up_counts_training_steps_and_not_their_updates(model: str, minibatches: int) -> None:
+    learner = make(model, warmup_steps=4, minibatches=minibatches)
     rates = [learner.step(random_batch(sequences=2, seed=seed))["learning_rate"] for seed in range(6)]
     assert rates == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2, 1e-2])
 

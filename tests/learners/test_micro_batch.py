@@ -1,7 +1,8 @@
 import pytest
 
+from learners.aggregation import BatchCounts
 from learners.batch import TrainSequence
-from learners.micro_batch import cut_minibatches, micro_batch
+from learners.micro_batch import Part, cut_minibatches, cut_part, micro_batch
 
 
 def sequence(name: str, prompt: int, mask: tuple[bool, ...]) -> TrainSequence:
@@ -55,3 +56,15 @@ def test_untrained_sequences_cost_nothing() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(ValueError, match="nothing to train on"):
         cut_minibatches([sequence("a", 1, (False,))], version=0, minibatches=1, token_budget=9, rank=0, ranks=1)
+
+
+@pytest.mark.parametrize("items", [[], [sequence("a", 3, (False, False))]])
+def test_a_part_without_a_trained_token_has_no_micro_batch_on_any_rank(items: list[TrainSequence]) -> None:
+    parts = [cut_part(items, version=0, token_budget=9, rank=rank, ranks=2) for rank in range(2)]
+    assert parts == [Part((), BatchCounts())] * 2
+
+
+def test_a_part_smaller_than_the_ranks_gives_the_others_an_empty_row() -> None:
+    parts = [cut_part([sequence("a", 2, (True,))], version=0, token_budget=9, rank=rank, ranks=2) for rank in range(2)]
+    assert [part.counts for part in parts] == [BatchCounts(1, 1)] * 2
+    assert [[micro.positions.numel() for micro in part.micro_batches] for part in parts] == [[1], [0]]

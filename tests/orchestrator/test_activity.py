@@ -20,10 +20,18 @@ class Clock:
 def test_waits_and_tokens_are_counted_per_lap_and_over_the_run() -> None:
     clock = Clock()
     fleet = SimpleNamespace(tokens=50, members=())
-    activity = Activity(fleet, SimpleNamespace(waiting=0), None, Progress("t", Console(quiet=True)), clock)  # type: ignore[arg-type]
+    did: list[str] = []
+    activity = Activity(
+        fleet,  # type: ignore[arg-type]
+        SimpleNamespace(waiting=0),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        Progress("t", Console(quiet=True)),
+        lambda doing, began_at, ended_at: did.append(doing),
+        clock,
+    )
     clock.now += 5  # start-up counts for nothing
     activity.begin()
-    with activity.learner("waits", idle=True):
+    with activity.learner("waits", "for a batch"):
         clock.now += 3
     with activity.learner("trains"):
         clock.now += 1
@@ -35,4 +43,5 @@ def test_waits_and_tokens_are_counted_per_lap_and_over_the_run() -> None:
     activity.end()
     clock.now += 100
     assert activity.train_s == 8
+    assert did == ["waits", "trains"]
     assert activity.idle_fractions() == {"learner": pytest.approx(3 / 8, abs=1e-4)}

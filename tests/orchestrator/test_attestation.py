@@ -12,7 +12,7 @@ from orchestrator.attestation import GapAlarm, judge, probe_gap
 
 TOLERANCE = Tolerance(mean=0.1, max=0.5)
 TRUTH = WeightTruth(WeightManifest(3, ()), {"a": 1, "b": 2}, (-1.0, -2.0, -3.0))
-GOOD = Arrival(3, {"a": 1, "b": 2}, (-1.0, -2.05, -3.0), 0.1)
+GOOD = Arrival(3, {"a": 1, "b": 2}, (-1.0, -2.05, -3.0), 1_000.0, 0.1)
 
 
 def test_a_true_arrival_is_attested() -> None:

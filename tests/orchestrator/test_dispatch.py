@@ -1,39 +1,22 @@
 """The dispatcher keeps source, ledger and buffer in agreement."""
 
-from collections.abc import Mapping
-
+from orchestrator.admission import Continuous
 from orchestrator.dispatch import Dispatcher
-from orchestrator.prompts import Prompt
+from orchestrator.late import LateRule
 from orchestrator.staleness import StalenessRule
 from rewards.response import Score
-from tests.orchestrator.builders import prompt, trajectory
-
-
-class CountingSource:
-    """Prompts 0, 1, 2, ..."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def next(self) -> Prompt:
-        self.drawn += 1
-        return prompt(self.drawn - 1)
-
-    def eval_prompts(self) -> list[Prompt]:
-        return []
-
-    def state(self) -> Mapping[str, int]:
-        return {"drawn": self.drawn}
-
-    def restore(self, state: Mapping[str, int]) -> None:
-        self.drawn = state["drawn"]
+from tests.orchestrator.builders import CountingSource, trajectory
 
 
 def dispatcher(*, batch: int = 2, max_staleness: int = 0, wanted: int = 100, drop: bool = True) -> Dispatcher:
+    rule = StalenessRule(batch=batch, max_staleness=max_staleness, max_concurrent=50)
     return Dispatcher(
         source=CountingSource(),
         encode=lambda p: (p.index,),
-        rule=StalenessRule(batch=batch, max_staleness=max_staleness, max_concurrent=50),
+        rule=rule,
+        admission=Continuous(rule),
+        late=LateRule("wait", max_staleness, 8),
+        group_size=2,
         drop_zero_variance=drop,
         wanted=wanted,
     )
@@ -72,9 +55,9 @@ def test_synchronous_batches_come_in_dispatch_order_whatever_finishes_first() ->
     d = dispatcher(batch=3)
     d.admit(0)
     for index in (2, 0, 1):
-        assert d.take(0) is None
+        assert d.take(0).groups is None
         finish(d, index, 1.0, 0.0)
-    batch = d.take(0)
+    batch = d.take(0).groups
     assert batch is not None
     assert [group.index for group in batch] == [0, 1, 2]
 
@@ -83,7 +66,7 @@ def test_a_batch_is_pending_until_it_is_trained() -> None:
     d = dispatcher(batch=1)
     d.admit(0)
     finish(d, 0, 1.0, 0.0)
-    batch = d.take(0)
+    batch = d.take(0).groups
     assert batch is not None
     assert d.ledger.counts()["pending"] == 1
     d.trained(batch)

@@ -1,0 +1,97 @@
+"""One training step in progress: what it has gathered, and the optimizer updates that it makes of it.
+
+Gradients of `add` are sums that nothing has divided yet; `update` divides by the counts of everything added since the
+last one. So a batch may be added whole or in parts, in any number of them, with one result up to float rounding.
+
+Invariants: every method is called on all ranks alike, since inside are collectives, and with parts of the same cut
+(the caller guarantees both); nobody else touches the policy's gradients meanwhile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.logprobs import TokenLogprobs
+from learners.meter import TokenMeter
+from learners.micro_batch import MicroBatch, Part
+from learners.objective import ObjectiveInput, objective
+from learners.optimizer import ShardedAdamW
+from learners.policy import Policy
+from learners.settings import AlgorithmSettings
+from learners.step_metrics import describe, record
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """What every step of one learner works on. `temperature`: at which the answers were sampled."""
+
+    policy: Policy
+    optimizer: ShardedAdamW
+    algorithm: AlgorithmSettings
+    temperature: float
+    device: torch.device
+
+
+class TrainingStep:
+    """Args: version: the learner's when the step began, from which staleness counts."""
+
+    def __init__(self, trainee: Trainee, version: int) -> None:
+        self.version = version
+        self._trainee = trainee
+        self._meter = TokenMeter(trainee.device)
+        self._norms: list[float] = []
+        self._open_minibatch()
+
+    @property
+    def counts(self) -> BatchCounts:
+        """Of what was added since the last update."""
+        return self._counts
+
+    def add(self, part: Part, starts: Sequence[Tensor] | None = None) -> None:
+        """Forward and backward over this rank's share of a part.
+
+        Args:
+            starts: of each micro-batch [N] logprobs under the weights at the start of the step; None where there has
+                been no update since, so that the forward at hand gives them, or where the objective needs none.
+        """
+        for index, host in enumerate(part.micro_batches):
+            self._add_micro_batch(host.to(self._trainee.device), starts[index] if starts is not None else None)
+        self._counts += part.counts
+
+    def update(self) -> None:
+        """One optimizer step from all that was added since the last; a part with loss tokens is needed."""
+        optimizer = self._trainee.optimizer
+        if not self._norms:
+            optimizer.begin_step()
+        divisor = AGGREGATIONS[self._trainee.algorithm.aggregation].divisor(self._counts)
+        self._meter.add("loss", (self._loss / divisor).reshape(1))
+        self._norms.append(optimizer.update(divisor))
+        self._open_minibatch()
+
+    def metrics(self) -> dict[str, float]:
+        """Of all updates of this step, at least one; equal on all ranks."""
+        return {
+            **describe(self._meter.reduce(), self._norms),
+            "learning_rate": self._trainee.optimizer.learning_rate,
+        }
+
+    def _open_minibatch(self) -> None:
+        self._counts = BatchCounts()
+        self._loss = torch.zeros((), dtype=torch.float64, device=self._trainee.device)
+
+    def _add_micro_batch(self, micro: MicroBatch, start: Tensor | None) -> None:
+        algorithm = self._trainee.algorithm
+        now: TokenLogprobs = self._trainee.policy(micro.packed, micro.positions, self._trainee.temperature)
+        if start is None and not self._norms:
+            start = now.logprobs.detach()
+        proximal = micro.behaviour if algorithm.old_logprobs == "behaviour" else start
+        assert proximal is not None, "recompute has a start for every minibatch"
+        loss, seen = objective(
+            ObjectiveInput(now.logprobs, proximal, micro.behaviour, micro.advantages, micro.sequence), algorithm
+        )
+        loss.backward()
+        self._loss += loss.detach()
+        record(self._meter, entropy=now.entropy, micro=micro, start=start, seen=seen)

@@ -1,0 +1,64 @@
+"""From a recipe to the pure state machines that decide for it: the same for a run, a replay and a simulation."""
+
+from collections.abc import Callable
+
+from orchestrator.admission import Admission, Continuous, Rounds
+from orchestrator.config import Recipe
+from orchestrator.dispatch import Dispatcher
+from orchestrator.late import LateRule
+from orchestrator.prompts import Prompt, PromptSource
+from orchestrator.restart_budget import RestartBudget
+from orchestrator.staleness import StalenessRule
+from orchestrator.watchdog import Phase, Watchdog
+
+ATTEMPTS = 3
+"""How many deadlines of an answer the learner may starve for: an answer is tried that often."""
+LAST_LIMIT = 2 * ATTEMPTS
+"""After so many the learner gives up, though the watchdog found nobody to blame."""
+RESTART_WINDOW_S = 600.0
+SCORING_SLACK_S = 60.0
+"""Time that answers may stand in line for a reward, beyond one answer's own deadline."""
+
+
+def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prompt], tuple[int, ...]]) -> Dispatcher:
+    """The dispatcher with the admission and late policies that the recipe names."""
+    rollout, trainer = recipe.rollout, recipe.trainer
+    rule = StalenessRule(
+        batch=trainer.prompts_per_step,
+        max_staleness=rollout.max_staleness,
+        max_concurrent=-(-rollout.workers * rollout.max_running // rollout.group_size),
+    )
+    return Dispatcher(
+        source=source,
+        encode=encode,
+        rule=rule,
+        admission=make_admission(recipe, rule),
+        late=LateRule(rollout.late, rollout.max_staleness, rollout.hard_staleness),
+        group_size=rollout.group_size,
+        drop_zero_variance=recipe.algorithm.drop_zero_variance,
+        wanted=trainer.steps * trainer.prompts_per_step,
+    )
+
+
+def make_admission(recipe: Recipe, rule: StalenessRule) -> Admission:
+    over = recipe.rollout.over_sampling
+    if over is None:
+        return Continuous(rule)
+    return Rounds(
+        batch=rule.batch,
+        max_concurrent=rule.max_concurrent,
+        prompts=over.prompts,
+        answers=over.answers,
+        leftovers=over.leftovers,
+    )
+
+
+def make_watchdog(recipe: Recipe) -> Watchdog:
+    answer_s, reward = recipe.rollout.answer_timeout_s, recipe.reward
+    limits: dict[Phase, float] = {
+        "queued": ATTEMPTS * answer_s,
+        "sampling": answer_s,
+        "scoring": reward.start_timeout_s + reward.deadline_s * recipe.rollout.group_size + SCORING_SLACK_S,
+    }
+    restarts = RestartBudget(recipe.rollout.max_restarts, RESTART_WINDOW_S)
+    return Watchdog(limits, learner_limit_s=ATTEMPTS * answer_s, restarts=restarts)
