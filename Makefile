@@ -19,7 +19,7 @@ quickstart: setup ## Train a small model by GRPO on this machine, and show what 
 	@.venv/bin/paceline train quickstart $(ARGS)
 
 test: dev lint types imports ## Lint, types, import rules and all tests
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: dev
 	$(python) -m ruff check .

@@ -2,25 +2,28 @@
 
 `step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore` and `save` are collective: the group
 calls them on every rank in the same order. `send` runs in a thread of its own beside the next step: what it sends is a
-snapshot that nothing changes.
+snapshot that nothing changes. The learner's own code is imported by `start`: the driver, which makes this actor, needs
+none of it.
 """
 
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.engine import ChannelAddress
 from actors.weight_channel import WeightSender, listen
 from learners.batch import TrainBatch, TrainSequence
-from learners.learner import Learner
-from learners.process_group import join_process_group
 from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.weights import WeightManifest, WeightTruth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from learners.learner import Learner
 
 
 class LearnerWorker:
@@ -53,6 +56,11 @@ class LearnerWorker:
         rendezvous: tuple[str, int],
     ) -> None:
         """Join the group and load the model."""
+        from transformers import AutoTokenizer
+
+        from learners.learner import Learner
+        from learners.process_group import join_process_group
+
         host, port = rendezvous
         # Ray shows each rank its own GPU alone: it is number 0 there.
         on = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
@@ -127,7 +135,7 @@ class LearnerWorker:
             sender.close()
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> "Learner":
         if self._learner is None:
             raise RuntimeError("start() comes first")
         return self._learner

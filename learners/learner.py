@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from learners.attention import best_attention
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
+from learners.errors import PolicyError
 from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
 from learners.optimizer import ShardedAdamW
@@ -33,7 +34,6 @@ from learners.packing import PackedSequences, pack
 from learners.perturbation import Perturbation
 from learners.policy import (
     Policy,
-    PolicyError,
     checkpoint_names,
     load_policy,
     own_state,

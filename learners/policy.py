@@ -20,15 +20,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.core_model_loading import revert_weight_conversion
 
 from learners.attention import FLASH, PACKED, attention_arguments
+from learners.errors import PolicyError
 from learners.logprobs import TokenLogprobs, chunked_logprobs
 from learners.packing import PackedSequences
 
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 """Config keys of models that change the logits after the head, which `Policy` would skip."""
-
-
-class PolicyError(ValueError):
-    """A checkpoint that cannot be loaded, used or written; the message is one line for the user."""
 
 
 class Policy(nn.Module):

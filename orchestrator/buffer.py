@@ -1,8 +1,8 @@
 """Scored groups that wait for the learner.
 
-Invariants: groups leave oldest dispatch first, each once; they leave only if no other group becomes too stale by it
-(`StalenessRule.leaves_time_for`), where the caller says which others there are. With `max_staleness` 0 this makes batch
-k exactly the k-th `batch` accepted dispatches, in order.
+Invariants: groups leave oldest first (by admitted version, then by dispatch), each once; they leave only if no other
+group becomes too stale by it (`StalenessRule.leaves_time_for`), where the caller says which others there are. With
+`max_staleness` 0 this makes batch k exactly the k-th `batch` accepted dispatches, in order.
 """
 
 import heapq
@@ -37,7 +37,7 @@ class GroupBuffer:
             most: places that are empty in that batch.
             others: groups in flight, by admitted version; None lets groups leave whatever becomes of the others.
         """
-        oldest = heapq.nsmallest(most, self._groups)
+        oldest = heapq.nsmallest(most, self._groups, key=self._age)
         # A part of a batch may leave where the whole would take the place that an older group still needs.
         for count in range(len(oldest), least - 1, -1):
             leaving = oldest[:count]
@@ -47,7 +47,11 @@ class GroupBuffer:
 
     def clear(self) -> tuple[ScoredGroup, ...]:
         """Take everything out, oldest first."""
-        return tuple(self._remove(index) for index in sorted(self._groups))
+        return tuple(self._remove(index) for index in sorted(self._groups, key=self._age))
+
+    def _age(self, index: int) -> tuple[int, int]:
+        """A group that was set aside before its first token may be younger than its number says."""
+        return self._groups[index].admitted_version, index
 
     def _all_in_time(self, leaving: Sequence[int], version: int, places: int, others: Mapping[int, int]) -> bool:
         rest = self._versions + Counter(others)

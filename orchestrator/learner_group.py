@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.engine import ChannelAddress
 from learners.batch import TrainBatch, TrainSequence
-from learners.policy import PolicyError
+from learners.errors import PolicyError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError

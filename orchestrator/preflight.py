@@ -16,7 +16,6 @@ from orchestrator.errors import SettingError
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
 from orchestrator.prompts import Prompt, PromptSource, open_source, render
-from orchestrator.starter import ensure_starter
 
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -95,6 +94,8 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
 def find_model(name: str, progress: Progress) -> Path:
     """The local folder of a model given as a folder, a Hugging Face id or `starter`."""
     if name == STARTER:
+        from orchestrator.starter import ensure_starter  # it trains: heavy, and needed by no other model
+
         progress.phase("making the starter model (once; it is cached)")
         return ensure_starter(None, lambda report: progress.part(report.step, report.total, f"loss {report.loss:.3f}"))
     folder = Path(name).expanduser()

@@ -2,8 +2,10 @@
 
 Pure. Under `longest_first` (Seer, arXiv 2511.14617: probes, then longest first):
 1. answers that are continued, in (group, sample) order: they are the oldest work, and nearest to their bound;
-2. a probe of each group, its sample 0, in group order: it tells how long the others will become;
-3. the rest by predicted remaining length, longest first; no prediction, or one that the answer has outgrown, counts as
+2. then by admitted version, oldest first: among answers of one version the order is free, but a short answer must not
+   wait while ever newer groups overtake it, because its group would become too stale;
+3. of one version, a probe of each group, its sample 0, in group order: it tells how long the others will become;
+4. the rest by predicted remaining length, longest first; no prediction, or one that the answer has outgrown, counts as
    longest; ties in (group, sample) order.
 Under `fifo` in order of arrival.
 
@@ -129,9 +131,10 @@ class RequestQueue:
         if ticket.continued:
             return (0, ticket.group, ticket.sample)
         if ticket.sample == 0:
-            return (1, ticket.group)
+            return (1, ticket.min_version, 0, ticket.group)
         remaining = ticket.remaining
-        return (2, float("-inf") if remaining is None else -remaining, ticket.group, ticket.sample)
+        longest_first = float("-inf") if remaining is None else -remaining
+        return (1, ticket.min_version, 1, longest_first, ticket.group, ticket.sample)
 
     def _is_current(self, entry: _Entry) -> bool:
         waiting = self._waiting.get(entry.request_id)

@@ -159,6 +159,8 @@ class RolloutFleet:
     async def close(self, timeout_s: float = 20.0) -> None:
         """Stop, and shut all workers down; what does not stop in time is killed."""
         members = self.members
+        for member in members:
+            member.link.stop()
         for task in self._tasks:
             task.cancel()
         for pending in self._pending.values():

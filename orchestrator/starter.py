@@ -25,7 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, 
 
 from learners import supervised
 from learners.attention import PACKED
-from learners.policy import PolicyError, save_policy
+from learners.errors import PolicyError
+from learners.policy import save_policy
 from learners.settings import Section
 from learners.supervised import Example, StepReport, SupervisedSettings, supervised_train
 from orchestrator import starter_tokenizer, worked_solutions

@@ -55,10 +55,14 @@ class WorkerLink:
         self._flush_soon()
         self._aborts.append(request_id)
 
-    def kill(self) -> None:
-        """Stop collecting and end the actor's process. Idempotent."""
+    def stop(self) -> None:
+        """Stop collecting: from now on nothing is delivered and nothing is lost."""
         if self._pump is not None and self._pump is not asyncio.current_task():
             self._pump.cancel()
+
+    def kill(self) -> None:
+        """Stop collecting and end the actor's process. Idempotent."""
+        self.stop()
         ray.kill(self.actor, no_restart=True)
 
     def _flush_soon(self) -> None:

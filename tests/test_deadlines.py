@@ -23,11 +23,6 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
         "RolloutPlane._first",
         "asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)",
     ): _WATCHED,
-    (
-        "orchestrator/rollout_plane.py",
-        "RolloutPlane.next_groups",
-        "self._progress.wait()",
-    ): "the watchdog: it stops the run when the learner starves",
     ("actors/torch_engine.py", "TorchEngine.generate", "running.ended"): _WATCHED,
     ("actors/torch_engine.py", "TorchEngine.abort", "self._model_lock"): _STEP,
     ("actors/torch_engine.py", "TorchEngine.pause", "self._model_lock"): _STEP,

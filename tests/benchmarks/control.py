@@ -35,8 +35,9 @@ PLACES = 160
 GROUP = 8
 BATCH = 256
 STALENESS = 200
+"""More versions than pass while the longest answer runs: with 10,000 answers in flight a batch takes seconds."""
 IN_FLIGHT = 10_000
-MEDIAN, SIGMA = 400.0, 1.0
+MEDIAN, SIGMA, LONGEST = 400.0, 1.0, 16_000
 TOKENS_PER_S = 50.0
 MARKS = 20
 """How often memory is looked at."""
@@ -110,7 +111,7 @@ class Simulation:
             engine = int(name)
             self._running[engine] += 1
             views[engine] = EngineView(name, self.version, self._running[engine], PLACES, False)
-            tokens = max(1, int(self._chance.lognormvariate(0, SIGMA) * MEDIAN))
+            tokens = min(LONGEST, max(1, int(self._chance.lognormvariate(0, SIGMA) * MEDIAN)))
             end = self._now + tokens / TOKENS_PER_S
             heapq.heappush(self._ends, (end, ticket.group, ticket.sample, engine, tokens))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learners.policy import PolicyError, load_policy, save_policy
+from learners.errors import PolicyError
+from learners.policy import load_policy, save_policy
 from tests.learners.tiny import VOCABULARY, tiny_model, tokenizer, write_model
 
 

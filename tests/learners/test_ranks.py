@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from learners.checkpoint import CheckpointError
+from learners.errors import PolicyError
 from learners.learner import Learner
-from learners.policy import PolicyError
 from learners.settings import AlgorithmSettings, TrainerSettings
 from tests.learners.ranks import CPU, run_ranks
 from tests.learners.tiny import random_batch, tokenizer, write_model

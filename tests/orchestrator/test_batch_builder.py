@@ -1,5 +1,7 @@
 """From scored groups to training sequences: order, advantages, versions and masks."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.batch_builder import build_batch
@@ -12,7 +14,14 @@ def test_each_answer_becomes_one_sequence_in_order() -> None:
     assert batch.version == 3
     # Rewards 1 and 0 about their mean of 0.5.
     assert [s.advantages[0] for s in batch.sequences] == [0.5, -0.5, 0.5, -0.5]
-    assert batch.loss_tokens == 12
+    assert batch.loss_tokens == 8
+
+
+def test_a_masked_answer_counts_in_the_baseline_and_takes_no_loss() -> None:
+    group = replace(scored_group(4, rewards=(1.0, 0.0, 0.5)), masked=frozenset({0}))
+    batch = build_batch([group], advantage="dr_grpo", version=3)
+    assert [s.advantages[0] for s in batch.sequences] == [0.5, -0.5, 0.0]
+    assert [s.loss_tokens for s in batch.sequences] == [0, 2, 2]
 
 
 def test_versions_and_logprobs_follow_the_tokens() -> None:

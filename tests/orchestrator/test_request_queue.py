@@ -53,6 +53,14 @@ def test_what_counts_is_the_length_still_to_come() -> None:
     assert drained(queue) == ["2/1", "1/1", "0/1"], "the one that has outgrown its prediction may be the longest"
 
 
+def test_a_short_answer_is_not_overtaken_by_newer_groups_for_ever() -> None:
+    queue = RequestQueue("longest_first")
+    queue.put(ticket(0, 3, predicted=2, min_version=4))
+    queue.put(ticket(1, 0, min_version=5))
+    queue.put(ticket(1, 1, predicted=900, min_version=5))
+    assert drained(queue) == ["0/3", "1/0", "1/1"]
+
+
 def test_fifo_is_the_order_of_arrival_whatever_is_known() -> None:
     queue = RequestQueue("fifo")
     for waiting in (ticket(3, 1, predicted=1), ticket(0, 0), ticket(2, 2, continued=True), ticket(1, 1, predicted=9)):
@@ -186,12 +194,13 @@ class QueueMachine(RuleBasedStateMachine):
             return (list(self.model).index(waiting.request_id),)
         place = (waiting.group, waiting.sample)
         if waiting.continued:
-            return (0, 0, *place)
+            return (-1, 0, 0, *place)
+        version = waiting.min_version
         if waiting.sample == 0:
-            return (1, 0, *place)
+            return (version, 1, 0, *place)
         if waiting.predicted is None or waiting.sampled >= waiting.predicted:
-            return (2, 0, *place)
-        return (3, -(waiting.predicted - waiting.sampled), *place)
+            return (version, 2, 0, *place)
+        return (version, 3, -(waiting.predicted - waiting.sampled), *place)
 
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

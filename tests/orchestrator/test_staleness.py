@@ -55,6 +55,13 @@ def test_buffer_gives_the_oldest_first() -> None:
     assert len(buffer) == 1
 
 
+def test_buffer_goes_by_age_where_a_group_was_started_afresh() -> None:
+    buffer = GroupBuffer(StalenessRule(batch=1, max_staleness=1, max_concurrent=9))
+    buffer.put(scored_group(5, admitted_version=2))
+    buffer.put(scored_group(6, admitted_version=1))
+    assert take(buffer, 2, 1, {}) == [6], "group 5 was set aside without a token and admitted again at version 2"
+
+
 def test_buffer_waits_for_a_group_that_would_become_too_stale() -> None:
     buffer = GroupBuffer(StalenessRule(batch=1, max_staleness=1, max_concurrent=9))
     buffer.put(scored_group(7, admitted_version=1))

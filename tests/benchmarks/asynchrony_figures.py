@@ -1,0 +1,408 @@
+"""The figures of docs/asynchrony.md, each drawn from real runs on this machine.
+
+    python -m tests.benchmarks.asynchrony_figures [--out docs/figures] [--only NAME ...] [--runs FOLDER]
+
+Every run trains the quickstart's model through vLLM for a few steps, with answer lengths replayed from one log-normal
+sample as in the `longtail` benchmark, and a reward that does not see the length. A figure names the settings in which
+its runs differ; figures share the runs that they have in common. With `--runs` the runs are kept, and those that are
+there already are not made again. Nothing is drawn that was not read from a run's own files.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from orchestrator.lineage import Lineage, TrajectoryLife, read_lineage
+from orchestrator.occupancy import load_of
+from orchestrator.run_events import Span
+from orchestrator.starter import ensure_starter
+from tests.benchmarks.longtail import LONGEST, RUN_TIMEOUT_S, draw_lengths
+
+Times = np.ndarray[tuple[int], np.dtype[np.float64]]
+STEPS = 12
+SEED = 0
+REPLAYED = (
+    "rollout.replay_lengths={lengths}",
+    f"rollout.max_response_tokens={LONGEST}",
+    "reward.terms=[{{name: 'tests.benchmarks.parity_reward:even_digits'}}]",
+    "algorithm.drop_zero_variance=false",
+    "data.eval_size=0",
+    f"trainer.steps={STEPS}",
+)
+SYNCHRONOUS, ASYNCHRONOUS, TIGHT = "rollout.max_staleness=0", "rollout.max_staleness=2", "rollout.max_staleness=1"
+BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+"""Colours that readers with any colour vision can tell apart (Okabe and Ito)."""
+GREY = "#BBBBBB"
+POINTS = 400
+"""Of a curve over time: about as many as its picture has columns."""
+DOING = {"trains": BLUE, "publishes": ORANGE, "waits": GREY}
+STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "paceline",
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A finished run: the life of each answer, and the metrics of each step."""
+
+    lineage: Lineage
+    steps: Sequence[Mapping[str, float]]
+
+    def mean(self, metric: str) -> float:
+        """Mean over the steps but the first three: at the start nothing is stale."""
+        return fmean(row[metric] for row in self.steps[3:])
+
+    @property
+    def seconds(self) -> float:
+        """From the first prompt to the last gradient step."""
+        training = self.lineage.training
+        assert training is not None
+        return training.seconds
+
+
+class Runs:
+    """Makes runs, each once.
+
+    Args:
+        folder: where they are kept.
+        model: the starter's folder.
+    """
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self._folder, self._model = folder, model
+        self._lengths = folder / "lengths.txt"
+        self._lengths.write_text("\n".join(map(str, draw_lengths(SEED))) + "\n", encoding="utf-8")
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths that answers are given."""
+        return [int(line) for line in self._lengths.read_text(encoding="utf-8").split()]
+
+    def replayed(self, *changes: str) -> Ran:
+        """A run with replayed lengths and these settings."""
+        return self.run(*(setting.format(lengths=self._lengths) for setting in REPLAYED), *changes)
+
+    def run(self, *settings: str) -> Ran:
+        key = "\n".join([self._model.name, *settings]).replace(str(self._folder), "")
+        name = hashlib.sha256(key.encode()).hexdigest()[:12]
+        run_dir = self._folder / name
+        if not is_complete(run_dir):
+            shutil.rmtree(run_dir, ignore_errors=True)  # what an interrupted run left
+            print(f"{name}: {' '.join(settings[len(REPLAYED) :])}", flush=True)
+            given = [f"model={self._model}", f"seed={SEED}", *settings, f"run_dir={run_dir}"]
+            command = [sys.executable, "-m", "orchestrator", "train", "quickstart", *given]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        rows = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return Ran(read_lineage(run_dir), [json.loads(row) for row in rows])
+
+
+def is_complete(run_dir: Path) -> bool:
+    summary = run_dir / "summary.json"
+    return summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "completed"
+
+
+# --- parts of figures ------------------------------------------------------------------------------------------------
+
+
+def lanes(title: str, runs: Mapping[str, Ran]) -> Figure:
+    """For each run what its engines hold and what its learner does, all on one scale of time."""
+    ratios = [height for _ in runs for height in (3.0, 0.55)]
+    figure, axes = plt.subplots(
+        2 * len(runs), 1, sharex=True, figsize=(8, 0.6 + 1.75 * len(runs)), height_ratios=ratios
+    )
+    for number, (name, ran) in enumerate(runs.items()):
+        engine_lane(axes[2 * number], ran.lineage)
+        axes[2 * number].set_title(f"{name}: {ran.seconds:.0f} s")
+        learner_lane(axes[2 * number + 1], ran.lineage)
+    axes[-1].set_xlim(0, max(ran.seconds for ran in runs.values()) * 1.01)
+    axes[-1].set_xlabel("seconds since the first prompt")
+    marks = [
+        Patch(color=SKY, label="answers on the engine"),
+        *(Patch(color=colour, label=f"learner {doing}") for doing, colour in DOING.items()),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=10.5)
+    return figure
+
+
+def engine_lane(axes: Axes, lineage: Lineage) -> None:
+    """Answers on each engine over time, engines stacked."""
+    times = np.linspace(began(lineage), lineage.last_event_at, POINTS)
+    loads = np.array([held(lineage, engine, times) for engine in lineage.engines])
+    changes = np.any(np.diff(loads, axis=1, prepend=-1) != 0, axis=0)  # keeps the file small
+    axes.stackplot(times[changes] - times[0], loads[:, changes], colors=[SKY, GREEN], step="post", linewidth=0)
+    axes.set_ylabel("answers")
+    axes.set_ylim(0, None)
+
+
+def held(lineage: Lineage, engine: str, times: Times) -> list[int]:
+    """How many answers this engine held right after each of these times."""
+    spans = (Span(leg.submitted_at, leg.finished_at) for a in lineage.answers for leg in a.legs if leg.worker == engine)
+    loads = load_of(spans)
+    places = np.searchsorted([load.start for load in loads], times, side="right") - 1
+    return [loads[p].answers if p >= 0 and t < loads[p].end else 0 for p, t in zip(places, times, strict=True)]
+
+
+def learner_lane(axes: Axes, lineage: Lineage) -> None:
+    start = began(lineage)
+    for doing, colour in DOING.items():
+        spans = [event.span for event in lineage.learner if event.doing == doing and event.began >= start]
+        axes.broken_barh([(span.start - start, span.seconds) for span in spans], (0, 1), color=colour, linewidth=0)
+    axes.set_yticks([0.5], ["learner"])
+    axes.set_ylim(0, 1)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def bars(title: str, rows: Sequence[str], panels: Mapping[str, tuple[Sequence[float], str]]) -> Figure:
+    """Horizontal bars, one panel for each measure (values in the order of `rows`, and how they are written)."""
+    figure, axes = plt.subplots(1, len(panels), sharey=True, figsize=(8, 0.95 + 0.34 * len(rows)), squeeze=False)
+    for place, (measure, (values, written)) in zip(axes[0], panels.items(), strict=True):
+        place.barh(range(len(rows)), values, color=BLUE, height=0.6)
+        for row, value in enumerate(values):
+            place.annotate(f"{value:{written}}", (value, row), (3, 0), textcoords="offset points", va="center")
+        place.set_title(measure)
+        place.set_xlim(0, max(*values, 1e-9) * 1.5)
+        place.set_xticks([])
+        place.spines["bottom"].set_visible(False)
+    axes[0][0].set_yticks(range(len(rows)), rows)
+    axes[0][0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=10.5)
+    return figure
+
+
+def began(lineage: Lineage) -> float:
+    training = lineage.training
+    assert training is not None
+    return training.start
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+
+def staleness(runs: Runs) -> Figure:
+    shown = {f"max_staleness {bound}": runs.replayed(f"rollout.max_staleness={bound}") for bound in (0, 1, 2)}
+    return lanes(f"{STEPS} steps of 128 answers, one engine", shown)
+
+
+def stream(runs: Runs) -> Figure:
+    return lanes(
+        f"{STEPS} synchronous steps: the learner on whole batches, and on groups as they finish",
+        {
+            "stream: false": runs.replayed(SYNCHRONOUS),
+            "stream: true": runs.replayed(SYNCHRONOUS, "trainer.stream=true"),
+        },
+    )
+
+
+def partial(runs: Runs) -> Figure:
+    return lanes(
+        f"{STEPS} steps, max_staleness 2: weights that arrive in the middle of answers, and between them",
+        {
+            "partial: true": runs.replayed(ASYNCHRONOUS),
+            "partial: false": runs.replayed(ASYNCHRONOUS, "rollout.partial=false"),
+        },
+    )
+
+
+def kv_policy(runs: Runs) -> Figure:
+    names = ("keep", "recompute", "abort_resume")
+    rans = [runs.replayed(ASYNCHRONOUS, *([] if name == "keep" else [f"rollout.kv_policy={name}"])) for name in names]
+    return bars(
+        "An answer in progress at a weight update (max_staleness 2)",
+        names,
+        {
+            "pause of the engine,\nms (median)": ([1e3 * median(pauses(ran.lineage)) for ran in rans], ".0f"),
+            "computed anew, tokens\nper token sampled": (
+                [0.0, *(tokens_before_updates(ran.lineage) for ran in rans[1:])],
+                ".2f",
+            ),
+            "engine_gap of fresh\ntokens, nats": (
+                [ran.mean("learner/engine_gap") for ran in rans],
+                ".0e",
+            ),
+            "samples/s": ([samples_per_s(ran) for ran in rans], ".0f"),
+        },
+    )
+
+
+def pauses(lineage: Lineage) -> list[float]:
+    """Seconds for which an engine sampled nothing, of each update in training."""
+    return [s.paused.seconds for s in lineage.syncs if s.paused is not None and s.version > 0]
+
+
+def tokens_before_updates(lineage: Lineage) -> float:
+    """Tokens in front of each change of version within an answer, per token sampled."""
+    before = sum(sum(s.tokens for s in a.segments[:n]) for a in lineage.answers for n in range(1, len(a.segments)))
+    return before / sum(answer.tokens for answer in lineage.answers)
+
+
+def samples_per_s(ran: Ran) -> float:
+    """Trained answers per second of training; the pipeline's filling and emptying are not taken out."""
+    return sum(len(group.staleness) for step in ran.lineage.steps for group in step.groups) / ran.seconds
+
+
+def late(runs: Runs) -> Figure:
+    names = ("wait", "train", "drop", "baseline_only")
+    rans = [runs.replayed(TIGHT, *([] if name == "wait" else [f"rollout.late={name}"])) for name in names]
+    trained = [[answer for answer in ran.lineage.answers if answer.step is not None] for ran in rans]
+    return bars(
+        "Answers that become older than max_staleness 1",
+        names,
+        {
+            "samples/s": ([samples_per_s(ran) for ran in rans], ".0f"),
+            "late answers\nin a batch": ([ran.mean("late/answers") for ran in rans], ".1%"),
+            "prompts\ndropped": ([share(ran, "dropped") for ran in rans], ".1%"),
+            "greatest\nstaleness": ([max(age(answers)) for answers in trained], ".0f"),
+            "length trained /\nsubmitted": ([ran.steps[-1]["length_bias/mean_ratio"] for ran in rans], ".2f"),
+        },
+    )
+
+
+def share(ran: Ran, end: str) -> float:
+    """Share of the dispatched prompts that ended so."""
+    return sum(group.end == end for group in ran.lineage.groups) / len(ran.lineage.groups)
+
+
+def age(answers: Sequence[TrajectoryLife]) -> list[int]:
+    return [answer.staleness for answer in answers if answer.staleness is not None]
+
+
+def over_sampling(runs: Runs) -> Figure:
+    rounds = {
+        "resume, prompts 1.5": "{prompts: 1.5, leftovers: resume}",
+        "long_round, prompts 1.5": "{prompts: 1.5, leftovers: long_round}",
+        "drop, prompts 1.5": "{prompts: 1.5, leftovers: drop}",
+        "drop, answers 1.5": "{answers: 1.5, leftovers: drop}",
+    }
+    rans = {"off (null)": runs.replayed(TIGHT)}
+    rans |= {name: runs.replayed(TIGHT, f"rollout.over_sampling={value}") for name, value in rounds.items()}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(3, 2))
+    lengths = np.arange(LONGEST + 1)
+    left.plot(lengths, longer(runs.lengths, lengths), color="black", linewidth=3, alpha=0.35, label="asked for")
+    for (name, ran), colour in zip(rans.items(), (BLUE, SKY, GREEN, ORANGE, RED), strict=True):
+        trained = [answer.tokens for answer in ran.lineage.answers if answer.step is not None]
+        left.plot(lengths, longer(trained, lengths), color=colour, linewidth=1.4, label=name)
+    left.set(yscale="log", ylim=(1e-3, 1.05), xlabel="length t, tokens", ylabel="share of answers longer than t")
+    left.legend(frameon=False, loc="lower left")
+    left.set_title("lengths trained on")
+    ratios = [ran.steps[-1]["length_bias/mean_ratio"] for ran in rans.values()]
+    right.barh(range(len(rans)), ratios, color=BLUE, height=0.6)
+    for row, (ratio, ran) in enumerate(zip(ratios, rans.values(), strict=True)):
+        right.annotate(f"{ratio:.2f}   {samples_per_s(ran):.0f} samples/s", (0.03, row), color="white", va="center")
+    right.axvline(1, color="black", linewidth=0.8)
+    right.set_yticks(range(len(rans)), list(rans))
+    right.invert_yaxis()
+    right.set_title("mean length trained / submitted")
+    return figure
+
+
+def longer(sample: Sequence[int], than: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[float]:
+    """Share of the sample that is longer than each of these lengths; NaN where none is, for the logarithmic axis."""
+    ordered = np.sort(sample)
+    shares = 1 - np.searchsorted(ordered, than, side="right") / len(ordered)
+    return [float(share) if share > 0 else float("nan") for share in shares]
+
+
+def tail(runs: Runs) -> Figure:
+    two = (SYNCHRONOUS, "rollout.workers=2", "rollout.max_running=64")
+    return lanes(
+        f"{STEPS} synchronous steps on two engines",
+        {
+            "consolidate: true": runs.replayed(*two),
+            "consolidate: false": runs.replayed(*two, "rollout.consolidate=false"),
+        },
+    )
+
+
+def kv_pressure(runs: Runs) -> Figure:
+    small = (ASYNCHRONOUS, "rollout.kv_cache_gib=0.015")
+    return lanes(
+        f"{STEPS} steps with a KV cache of 15 MiB, room for 7,700 tokens",
+        {
+            "kv_high 0.9": runs.replayed(*small),
+            "kv_high 0.9, tail_order fifo": runs.replayed(*small, "rollout.tail_order=fifo"),
+            "kv_high 1.0 (never lowers the limit)": runs.replayed(*small, "rollout.kv_high=1.0"),
+        },
+    )
+
+
+def correction(runs: Runs) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+    presets = {"tis": (BLUE, "o"), "icepop": (GREEN, "^"), "seq_tis": (ORANGE, "s"), "mis": (RED, "D")}
+    for preset, (colour, mark) in presets.items():
+        ran = runs.replayed("rollout.max_staleness=4", f"algorithm.correction={{preset: {preset}}}")
+        ages = [row["learner/staleness_mean"] for row in ran.steps]
+        stale = [(row, age) for row, age in zip(ran.steps, ages, strict=True) if row["learner/stale_fraction"] > 0]
+        left.scatter(
+            [a for _, a in stale], [row["learner/policy_gap_stale"] for row, _ in stale], c=colour, marker=mark
+        )
+        right.scatter(ages, [row["learner/correction_ess"] for row in ran.steps], c=colour, marker=mark, label=preset)
+    left.set(ylabel="nats", xlabel="mean staleness of the batch's tokens, versions", ylim=(0, None))
+    left.set_title("policy_gap_stale")
+    right.set(ylim=(0, 1.03), xlabel="mean staleness of the batch's tokens, versions", ylabel="share of the tokens")
+    right.set_title("correction_ess")
+    right.legend(frameon=False, loc="lower left")
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Runs], Figure]] = {
+    "staleness": staleness,
+    "stream": stream,
+    "partial": partial,
+    "kv-policy": kv_policy,
+    "late": late,
+    "over-sampling": over_sampling,
+    "tail": tail,
+    "kv-pressure": kv_pressure,
+    "correction": correction,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--only", nargs="*", choices=sorted(FIGURES), help="figures to draw; default all")
+    parser.add_argument("--runs", type=Path, help="keep the runs in this folder, and use those that it has")
+    arguments = parser.parse_args()
+    model = ensure_starter(None, lambda report: None)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, plt.rc_context(STYLE):
+        folder = arguments.runs or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs = Runs(folder, model)
+        for name in arguments.only or FIGURES:
+            figure = FIGURES[name](runs)
+            path = arguments.out / f"asynchrony-{name}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            plt.close(figure)
+            print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
