@@ -33,7 +33,11 @@ class RunError(PacelineError):
         return f"{self.reason}; {self.fix}"
 
 
+GUESSES = "Worker exit type:"
+"""Where Ray goes on with a paragraph of what may have killed a process."""
+
+
 def last_line(error: BaseException) -> str:
     """The cause in one line: a Ray task error carries a whole remote traceback, whose last line says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.partition(GUESSES)[0].strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

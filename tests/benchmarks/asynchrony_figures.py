@@ -76,11 +76,21 @@ class Ran:
         return fmean(row[metric] for row in self.steps[3:])
 
     @property
-    def seconds(self) -> float:
+    def training(self) -> Span:
         """From the first prompt to the last gradient step."""
         training = self.lineage.training
         assert training is not None
-        return training.seconds
+        return training
+
+    @property
+    def trained(self) -> list[TrajectoryLife]:
+        """The answers that a step used."""
+        return [answer for answer in self.lineage.answers if answer.step is not None]
+
+    @property
+    def samples_per_s(self) -> float:
+        """Trained answers per second of training; the pipeline's filling and emptying are not taken out."""
+        return len(self.trained) / self.training.seconds
 
 
 class Runs:
@@ -103,15 +113,13 @@ class Runs:
 
     def replayed(self, *changes: str) -> Ran:
         """A run with replayed lengths and these settings."""
-        return self.run(*(setting.format(lengths=self._lengths) for setting in REPLAYED), *changes)
-
-    def run(self, *settings: str) -> Ran:
+        settings = [*(setting.format(lengths=self._lengths) for setting in REPLAYED), *changes]
         key = "\n".join([self._model.name, *settings]).replace(str(self._folder), "")
         name = hashlib.sha256(key.encode()).hexdigest()[:12]
         run_dir = self._folder / name
         if not is_complete(run_dir):
             shutil.rmtree(run_dir, ignore_errors=True)  # what an interrupted run left
-            print(f"{name}: {' '.join(settings[len(REPLAYED) :])}", flush=True)
+            print(f"{name}: {' '.join(changes)}", flush=True)
             given = [f"model={self._model}", f"seed={SEED}", *settings, f"run_dir={run_dir}"]
             command = [sys.executable, "-m", "orchestrator", "train", "quickstart", *given]
             done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
@@ -136,10 +144,10 @@ def lanes(title: str, runs: Mapping[str, Ran]) -> Figure:
         2 * len(runs), 1, sharex=True, figsize=(8, 0.6 + 1.75 * len(runs)), height_ratios=ratios
     )
     for number, (name, ran) in enumerate(runs.items()):
-        engine_lane(axes[2 * number], ran.lineage)
-        axes[2 * number].set_title(f"{name}: {ran.seconds:.0f} s")
-        learner_lane(axes[2 * number + 1], ran.lineage)
-    axes[-1].set_xlim(0, max(ran.seconds for ran in runs.values()) * 1.01)
+        engine_lane(axes[2 * number], ran)
+        axes[2 * number].set_title(f"{name} ({ran.training.seconds:.0f} s)")
+        learner_lane(axes[2 * number + 1], ran)
+    axes[-1].set_xlim(0, max(ran.training.seconds for ran in runs.values()) * 1.01)
     axes[-1].set_xlabel("seconds since the first prompt")
     marks = [
         Patch(color=SKY, label="answers on the engine"),
@@ -150,10 +158,10 @@ def lanes(title: str, runs: Mapping[str, Ran]) -> Figure:
     return figure
 
 
-def engine_lane(axes: Axes, lineage: Lineage) -> None:
+def engine_lane(axes: Axes, ran: Ran) -> None:
     """Answers on each engine over time, engines stacked."""
-    times = np.linspace(began(lineage), lineage.last_event_at, POINTS)
-    loads = np.array([held(lineage, engine, times) for engine in lineage.engines])
+    times = np.linspace(ran.training.start, ran.training.end, POINTS)
+    loads = np.array([held(ran.lineage, engine, times) for engine in ran.lineage.engines])
     changes = np.any(np.diff(loads, axis=1, prepend=-1) != 0, axis=0)  # keeps the file small
     axes.stackplot(times[changes] - times[0], loads[:, changes], colors=[SKY, GREEN], step="post", linewidth=0)
     axes.set_ylabel("answers")
@@ -168,10 +176,10 @@ def held(lineage: Lineage, engine: str, times: Times) -> list[int]:
     return [loads[p].answers if p >= 0 and t < loads[p].end else 0 for p, t in zip(places, times, strict=True)]
 
 
-def learner_lane(axes: Axes, lineage: Lineage) -> None:
-    start = began(lineage)
+def learner_lane(axes: Axes, ran: Ran) -> None:
+    start = ran.training.start
     for doing, colour in DOING.items():
-        spans = [event.span for event in lineage.learner if event.doing == doing and event.began >= start]
+        spans = [event.span for event in ran.lineage.learner if event.doing == doing and event.began >= start]
         axes.broken_barh([(span.start - start, span.seconds) for span in spans], (0, 1), color=colour, linewidth=0)
     axes.set_yticks([0.5], ["learner"])
     axes.set_ylim(0, 1)
@@ -194,12 +202,6 @@ def bars(title: str, rows: Sequence[str], panels: Mapping[str, tuple[Sequence[fl
     axes[0][0].invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=10.5)
     return figure
-
-
-def began(lineage: Lineage) -> float:
-    training = lineage.training
-    assert training is not None
-    return training.start
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------
@@ -246,7 +248,7 @@ def kv_policy(runs: Runs) -> Figure:
                 [ran.mean("learner/engine_gap") for ran in rans],
                 ".0e",
             ),
-            "samples/s": ([samples_per_s(ran) for ran in rans], ".0f"),
+            "samples/s": ([ran.samples_per_s for ran in rans], ".0f"),
         },
     )
 
@@ -262,23 +264,17 @@ def tokens_before_updates(lineage: Lineage) -> float:
     return before / sum(answer.tokens for answer in lineage.answers)
 
 
-def samples_per_s(ran: Ran) -> float:
-    """Trained answers per second of training; the pipeline's filling and emptying are not taken out."""
-    return sum(len(group.staleness) for step in ran.lineage.steps for group in step.groups) / ran.seconds
-
-
 def late(runs: Runs) -> Figure:
     names = ("wait", "train", "drop", "baseline_only")
     rans = [runs.replayed(TIGHT, *([] if name == "wait" else [f"rollout.late={name}"])) for name in names]
-    trained = [[answer for answer in ran.lineage.answers if answer.step is not None] for ran in rans]
     return bars(
         "Answers that become older than max_staleness 1",
         names,
         {
-            "samples/s": ([samples_per_s(ran) for ran in rans], ".0f"),
+            "samples/s": ([ran.samples_per_s for ran in rans], ".0f"),
             "late answers\nin a batch": ([ran.mean("late/answers") for ran in rans], ".1%"),
             "prompts\ndropped": ([share(ran, "dropped") for ran in rans], ".1%"),
-            "greatest\nstaleness": ([max(age(answers)) for answers in trained], ".0f"),
+            "greatest\nstaleness": ([max(row["staleness/max"] for row in ran.steps) for ran in rans], ".0f"),
             "length trained /\nsubmitted": ([ran.steps[-1]["length_bias/mean_ratio"] for ran in rans], ".2f"),
         },
     )
@@ -287,10 +283,6 @@ def late(runs: Runs) -> Figure:
 def share(ran: Ran, end: str) -> float:
     """Share of the dispatched prompts that ended so."""
     return sum(group.end == end for group in ran.lineage.groups) / len(ran.lineage.groups)
-
-
-def age(answers: Sequence[TrajectoryLife]) -> list[int]:
-    return [answer.staleness for answer in answers if answer.staleness is not None]
 
 
 def over_sampling(runs: Runs) -> Figure:
@@ -302,23 +294,25 @@ def over_sampling(runs: Runs) -> Figure:
     }
     rans = {"off (null)": runs.replayed(SYNCHRONOUS)}
     rans |= {name: runs.replayed(bound, f"rollout.over_sampling={value}") for name, (bound, value) in rounds.items()}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(3, 2))
-    lengths = np.arange(LONGEST + 1)
-    left.plot(lengths, longer(runs.lengths, lengths), color="black", linewidth=3, alpha=0.35, label="asked for")
-    for (name, ran), colour in zip(rans.items(), (BLUE, SKY, GREEN, ORANGE, RED), strict=True):
-        trained = [answer.tokens for answer in ran.lineage.answers if answer.step is not None]
-        left.plot(lengths, longer(trained, lengths), color=colour, linewidth=1.4, label=name)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), width_ratios=(3, 2))
+    lengths, colours = np.arange(LONGEST + 1), (BLUE, SKY, GREEN, ORANGE, RED)
+    left.plot(lengths, longer(runs.lengths, lengths), color="black", linewidth=4, alpha=0.25, label="asked for")
+    means: list[float] = []
+    for ran, colour, dashes in zip(rans.values(), colours, ("-", "--", ":", "-", "-"), strict=True):
+        trained = [answer.tokens for answer in ran.trained]
+        left.plot(lengths, longer(trained, lengths), color=colour, linewidth=1.6, linestyle=dashes)
+        means.append(fmean(trained))
     left.set(yscale="log", ylim=(1e-3, 1.05), xlabel="length t, tokens", ylabel="share of answers longer than t")
-    left.legend(frameon=False, loc="lower left")
+    left.legend(frameon=False, loc="upper right")
     left.set_title("lengths trained on")
-    ratios = [ran.steps[-1]["length_bias/mean_ratio"] for ran in rans.values()]
-    right.barh(range(len(rans)), ratios, color=BLUE, height=0.6)
-    for row, ratio in enumerate(ratios):
-        right.annotate(f"{ratio:.2f}", (0.03, row), color="white", va="center")
-    right.axvline(1, color="black", linewidth=0.8)
+    right.barh(range(len(rans)), means, color=colours, height=0.6)
+    for row, mean in enumerate(means):
+        right.annotate(f"{mean:.0f}", (mean, row), (3, 0), textcoords="offset points", va="center")
+    right.axvline(fmean(runs.lengths), color="black", linewidth=4, alpha=0.25)
     right.set_yticks(range(len(rans)), list(rans))
     right.invert_yaxis()
-    right.set_title("mean length trained / submitted")
+    right.set_xlabel("tokens")
+    right.set_title("mean length trained on")
     return figure
 
 
