@@ -52,6 +52,7 @@ BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E0
 GREY = "#BBBBBB"
 POINTS = 300
 """Of a curve over time: about as many as its picture has columns."""
+ENGINES = (SKY, GREEN)
 DOING = {"trains": BLUE, "publishes": ORANGE, "waits": GREY}
 STYLE = {
     "font.size": 9.5,
@@ -94,12 +95,7 @@ class Ran:
 
 
 class Runs:
-    """Makes runs, each once.
-
-    Args:
-        folder: where they are kept.
-        model: the starter's folder.
-    """
+    """Makes runs of the model in this folder, each once, and keeps them in `folder`."""
 
     def __init__(self, folder: Path, model: Path) -> None:
         self._folder, self._model = folder, model
@@ -149,8 +145,9 @@ def lanes(title: str, runs: Mapping[str, Ran]) -> Figure:
         learner_lane(axes[2 * number + 1], ran)
     axes[-1].set_xlim(0, max(ran.training.seconds for ran in runs.values()) * 1.01)
     axes[-1].set_xlabel("seconds since the first prompt")
+    engines = max((ran.lineage.engines for ran in runs.values()), key=len)
     marks = [
-        Patch(color=SKY, label="answers on the engine"),
+        *(Patch(color=colour, label=f"answers on {name}") for name, colour in zip(engines, ENGINES, strict=False)),
         *(Patch(color=colour, label=f"learner {doing}") for doing, colour in DOING.items()),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
@@ -163,7 +160,7 @@ def engine_lane(axes: Axes, ran: Ran) -> None:
     times = np.linspace(ran.training.start, ran.training.end, POINTS)
     loads = np.array([held(ran.lineage, engine, times) for engine in ran.lineage.engines])
     changes = np.any(np.diff(loads, axis=1, prepend=-1) != 0, axis=0)  # keeps the file small
-    axes.stackplot(times[changes] - times[0], loads[:, changes], colors=[SKY, GREEN], step="post", linewidth=0)
+    axes.stackplot(times[changes] - times[0], loads[:, changes], colors=ENGINES, step="post", linewidth=0)
     axes.set_ylabel("answers")
     axes.set_ylim(0, None)
 
@@ -335,12 +332,12 @@ def tail(runs: Runs) -> Figure:
 
 
 def kv_pressure(runs: Runs) -> Figure:
-    small = (ASYNCHRONOUS, "rollout.kv_cache_gib=0.015")
+    small = (ASYNCHRONOUS, "rollout.kv_cache_gib=0.006")
     return lanes(
-        f"{STEPS} steps with a KV cache of 15 MiB, room for 7,700 tokens",
+        f"{STEPS} steps with a KV cache of 6 MiB, room for 3,100 tokens",
         {
             "kv_high 0.9": runs.replayed(*small),
-            "kv_high 1.0 (never lowers the limit)": runs.replayed(*small, "rollout.kv_high=1.0"),
+            "kv_high 1.0, never lowers the limit": runs.replayed(*small, "rollout.kv_high=1.0"),
         },
     )
 
@@ -380,7 +377,7 @@ FIGURES: Mapping[str, Callable[[Runs], Figure]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--only", nargs="*", choices=sorted(FIGURES), help="figures to draw; default all")
+    parser.add_argument("--only", nargs="*", choices=FIGURES, help="figures to draw; default all")
     parser.add_argument("--runs", type=Path, help="keep the runs in this folder, and use those that it has")
     arguments = parser.parse_args()
     model = ensure_starter(None, lambda report: None)
