@@ -47,9 +47,8 @@ REPLAYED = (
     f"trainer.steps={STEPS}",
 )
 SYNCHRONOUS, ASYNCHRONOUS, TIGHT = "rollout.max_staleness=0", "rollout.max_staleness=2", "rollout.max_staleness=1"
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
 """Colours that readers with any colour vision can tell apart (Okabe and Ito)."""
-GREY = "#BBBBBB"
 POINTS = 300
 """Of a curve over time: about as many as its picture has columns."""
 ENGINES = (SKY, GREEN)
@@ -150,7 +149,9 @@ def lanes(title: str, runs: Mapping[str, Ran]) -> Figure:
         *(Patch(color=colour, label=f"answers on {name}") for name, colour in zip(engines, ENGINES, strict=False)),
         *(Patch(color=colour, label=f"learner {doing}") for doing, colour in DOING.items()),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    figure.legend(
+        handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, handlelength=1.2, columnspacing=1
+    )
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=10.5)
     return figure
 
@@ -243,7 +244,7 @@ def kv_policy(runs: Runs) -> Figure:
             ),
             "engine_gap of fresh\ntokens, nats": (
                 [ran.mean("learner/engine_gap") for ran in rans],
-                ".0e",
+                ".1e",
             ),
             "samples/s": ([ran.samples_per_s for ran in rans], ".0f"),
         },
