@@ -75,12 +75,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", help="modes to run whose name contains one of these")
+    parser.add_argument("--only", nargs="*", choices=list(MODES), metavar="MODE", help="names of the modes to run")
     arguments = parser.parse_args()
     if arguments.steps < MIN_STEPS:
         parser.error(f"--steps must be at least {MIN_STEPS}")
     model = ensure_starter(None, lambda report: None)
-    modes = [name for name in MODES if not arguments.only or any(part in name for part in arguments.only)]
+    modes = [name for name in MODES if not arguments.only or name in arguments.only]
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
