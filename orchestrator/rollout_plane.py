@@ -115,7 +115,8 @@ class RolloutPlane:
                     return taken.groups
                 if self._fault is not None:
                     raise self._fault
-                await self._something_happens(since)
+                if not taken.dropped:  # else there is room for others, which nobody else would start
+                    await self._something_happens(since)
         finally:
             self._learner_waits_since = None
 
