@@ -26,6 +26,7 @@ class Account:
         version: newest weight version that counts for admission.
         accepted: reached the buffer since the run began, and were not dropped from it.
         running: in flight.
+        unfinished: answers of those that are still to be sampled to their end.
         aside: cut before, waiting to be started again.
         wanted: to be accepted over the whole run.
     """
@@ -33,6 +34,7 @@ class Account:
     version: int
     accepted: int
     running: int
+    unfinished: int
     aside: int
     wanted: int
 
@@ -70,9 +72,19 @@ class Admission(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Continuous:
-    """As far ahead as the staleness rule allows."""
+    """As far ahead as the staleness rule allows, but not before the engines have places for the answers.
+
+    A group starts when it keeps places from falling empty, so that the time until it is too stale goes by on an engine
+    and not in the queue. A synchronous batch may wait there: nothing makes it staler.
+
+    Attributes:
+        places: answers that all engines together sample at a time.
+        group_size: answers of a group.
+    """
 
     rule: StalenessRule
+    places: int
+    group_size: int
 
     @property
     def leftovers(self) -> None:
@@ -80,6 +92,8 @@ class Continuous:
 
     def plan(self, account: Account) -> Plan:
         room = self.rule.capacity(version=account.version, accepted=account.accepted, running=account.running)
+        if self.rule.max_staleness > 0:
+            room = min(room, max(0, (self.places + self.group_size - account.unfinished) // self.group_size))
         return Plan(0, min(room, account.fresh_wanted))
 
     def answers(self, wanted: int) -> int:
@@ -88,14 +102,12 @@ class Continuous:
 
 class Rounds:
     """Args:
-    batch, max_concurrent: groups.
+    batch: groups.
     prompts, answers: started per one wanted, at least 1.
     """
 
-    def __init__(
-        self, *, batch: int, max_concurrent: int, prompts: float, answers: float, leftovers: Leftovers
-    ) -> None:
-        self._batch, self._max_concurrent = batch, max_concurrent
+    def __init__(self, *, batch: int, prompts: float, answers: float, leftovers: Leftovers) -> None:
+        self._batch = batch
         self._prompts, self._answers, self._leftovers = prompts, answers, leftovers
         self._round = -1
         self._long = False
@@ -113,7 +125,7 @@ class Rounds:
             self._round = account.version
             self._long = self._leftovers == "long_round" and (account.aside >= missing or not account.fresh_wanted)
         factor = 1.0 if self._long else self._prompts
-        room = min(math.ceil(missing * factor), self._max_concurrent) - account.running
+        room = math.ceil(missing * factor) - account.running
         if room <= 0:
             return Plan(0, 0)
         if self._long or self._leftovers == "resume":

@@ -68,6 +68,9 @@ class Dispatcher:
         self._in_flight: dict[int, GroupInFlight] = {}
         self._versions: Counter[int] = Counter()
         """Groups in flight by admitted version."""
+        self._unfinished: dict[int, int] = {}
+        """Answers still to be sampled to their end, by group in flight."""
+        self._unfinished_total = 0
         self._aside: deque[GroupInFlight] = deque()
         self._accepted = 0
         self._drawn = 0
@@ -85,13 +88,20 @@ class Dispatcher:
 
     def admit(self, version: int) -> list[GroupInFlight]:
         """The groups that start now, while `version` is the newest that counts; some may have been cut before."""
-        account = Account(version, self._accepted, len(self._in_flight), len(self._aside), self._wanted)
+        account = Account(
+            version, self._accepted, len(self._in_flight), self._unfinished_total, len(self._aside), self._wanted
+        )
         plan = self._admission.plan(account)
         started = self._admission.answers(self._group_size) if plan.over_sampled else self._group_size
         return [
             *[self._start_again(version, started) for _ in range(plan.again)],
             *[self._draw(version, started) for _ in range(plan.fresh)],
         ]
+
+    def answered(self, index: int) -> None:
+        """An answer of a group in flight has left its engine for good."""
+        self._unfinished[index] -= 1
+        self._unfinished_total -= 1
 
     def finish(self, index: int, trajectories: Sequence[Trajectory], scores: Sequence[Score]) -> ScoredGroup:
         """A group has all its answers and scores: to the buffer, or out of it as filtered."""
@@ -144,7 +154,7 @@ class Dispatcher:
             self._leave(group.index)
         finished = self.buffer.clear() if self._rule.max_staleness == 0 else ()
         self._accepted -= len(finished)
-        again = [*running, *[self._unfinished(group) for group in finished]]
+        again = [*running, *[self._begun_again(group) for group in finished]]
         for group in again:
             if leftovers == "drop":
                 self.ledger.end(group.index, End.DROPPED)
@@ -177,10 +187,13 @@ class Dispatcher:
     def _enter(self, group: GroupInFlight) -> GroupInFlight:
         self._in_flight[group.index] = group
         self._versions[group.admitted_version] += 1
+        self._unfinished[group.index] = group.unfinished
+        self._unfinished_total += group.unfinished
         return group
 
     def _leave(self, index: int) -> GroupInFlight:
         group = self._in_flight.pop(index)
+        self._unfinished_total -= self._unfinished.pop(index)
         self._versions[group.admitted_version] -= 1
         if not self._versions[group.admitted_version]:
             del self._versions[group.admitted_version]
@@ -210,6 +223,6 @@ class Dispatcher:
                 self._accepted -= 1
         return fit, unfit
 
-    def _unfinished(self, group: ScoredGroup) -> GroupInFlight:
+    def _begun_again(self, group: ScoredGroup) -> GroupInFlight:
         size = self._group_size
         return GroupInFlight(group.index, group.prompt, group.prompt_ids, group.admitted_version, size, size)

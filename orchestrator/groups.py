@@ -31,6 +31,11 @@ class GroupInFlight:
     attempt: int = 0
     kept: tuple[Trajectory, ...] = ()
 
+    @property
+    def unfinished(self) -> int:
+        """Answers still to be sampled to their end when it is started."""
+        return self.started - sum(answer.completion.finish_reason != "abort" for answer in self.kept)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:

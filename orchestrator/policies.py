@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from actors.settings import OverSamplingSettings
 from orchestrator.admission import Admission, Continuous, Rounds
 from orchestrator.config import Recipe
 from orchestrator.dispatch import Dispatcher
@@ -23,16 +24,13 @@ SCORING_SLACK_S = 60.0
 def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prompt], tuple[int, ...]]) -> Dispatcher:
     """The dispatcher with the admission and late policies that the recipe names."""
     rollout, trainer = recipe.rollout, recipe.trainer
-    rule = StalenessRule(
-        batch=trainer.prompts_per_step,
-        max_staleness=rollout.max_staleness,
-        max_concurrent=-(-rollout.workers * rollout.max_running // rollout.group_size),
-    )
+    rule = StalenessRule(trainer.prompts_per_step, rollout.max_staleness)
+    places = rollout.workers * rollout.max_running
     return Dispatcher(
         source=source,
         encode=encode,
         rule=rule,
-        admission=make_admission(recipe, rule),
+        admission=make_admission(rollout.over_sampling, rule, places=places, group_size=rollout.group_size),
         late=LateRule(rollout.late, rollout.max_staleness, rollout.hard_staleness),
         group_size=rollout.group_size,
         drop_zero_variance=recipe.algorithm.drop_zero_variance,
@@ -40,13 +38,16 @@ def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prom
     )
 
 
-def make_admission(recipe: Recipe, rule: StalenessRule) -> Admission:
-    over = recipe.rollout.over_sampling
+def make_admission(
+    over: OverSamplingSettings | None, rule: StalenessRule, *, places: int, group_size: int
+) -> Admission:
+    """Args:
+    places: answers that all engines together sample at a time.
+    """
     if over is None:
-        return Continuous(rule)
+        return Continuous(rule, places, group_size)
     return Rounds(
         batch=rule.batch,
-        max_concurrent=rule.max_concurrent,
         prompts=over.prompts,
         answers=over.answers,
         leftovers=over.leftovers,

@@ -15,12 +15,13 @@ from functools import partial
 from pydantic import JsonValue
 
 from actors.engine import Completion, Segment
+from actors.settings import OverSamplingSettings
 from actors.trajectory import Leg, Trajectory
-from orchestrator.admission import Admission, Continuous, Leftovers, Rounds
 from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import PacelineError
 from orchestrator.groups import GroupInFlight, ScoredGroup
 from orchestrator.late import LatePolicy, LateRule
+from orchestrator.policies import make_admission
 from orchestrator.prompts import Prompt
 from orchestrator.recording import RecordedGroup, Recording
 from orchestrator.replay_engine import ReplayAnswer, ReplayEngine, VirtualClock, least_loaded
@@ -39,14 +40,6 @@ class StuckReplay(PacelineError):
 
 
 @dataclass(frozen=True, slots=True)
-class RoundPolicy:
-    """Rounds of the dispatcher: prompts started per prompt wanted, and what becomes of what is left over."""
-
-    prompts: float
-    leftovers: Leftovers
-
-
-@dataclass(frozen=True, slots=True)
 class ReplayPolicy:
     """How a run is led. `partial`: weights are updated in the middle of answers; `stream`: the learner computes on
     groups as they come; `rounds` None starts prompts continuously."""
@@ -55,7 +48,7 @@ class ReplayPolicy:
     max_staleness: int
     partial: bool = True
     stream: bool = False
-    rounds: RoundPolicy | None = None
+    rounds: OverSamplingSettings | None = None
     late: LatePolicy = "wait"
     hard_staleness: int = 8
 
@@ -80,8 +73,10 @@ CONTINUOUS_POLICIES = (
     ReplayPolicy("asynchronous, staleness 4", 4),
 )
 ROUND_POLICIES = (
-    ReplayPolicy("over-sampling, resumed", 1, rounds=RoundPolicy(OVER_SAMPLING, "resume")),
-    ReplayPolicy("over-sampling, long rounds", 0, rounds=RoundPolicy(OVER_SAMPLING, "long_round")),
+    ReplayPolicy("over-sampling, resumed", 1, rounds=OverSamplingSettings(prompts=OVER_SAMPLING, leftovers="resume")),
+    ReplayPolicy(
+        "over-sampling, long rounds", 0, rounds=OverSamplingSettings(prompts=OVER_SAMPLING, leftovers="long_round")
+    ),
 )
 POLICIES = (*CONTINUOUS_POLICIES, *ROUND_POLICIES)
 
@@ -139,16 +134,13 @@ class _Replay:
         self._recording, self._policy = recording, policy
         run = recording.run
         self._batch = run.batch
-        rule = StalenessRule(
-            batch=run.batch,
-            max_staleness=policy.max_staleness,
-            max_concurrent=-(-len(run.workers) * run.max_running // run.group_size),
-        )
+        rule = StalenessRule(run.batch, policy.max_staleness)
+        places = len(run.workers) * run.max_running
         self._dispatcher = Dispatcher(
             source=_RecordedPrompts(),
             encode=lambda prompt: (prompt.index,),
             rule=rule,
-            admission=_admission(policy, rule),
+            admission=make_admission(policy.rounds, rule, places=places, group_size=run.group_size),
             late=LateRule(policy.late, policy.max_staleness, policy.hard_staleness),
             group_size=run.group_size,
             drop_zero_variance=True,
@@ -208,6 +200,8 @@ class _Replay:
 
     def _answered(self, answer: ReplayAnswer) -> None:
         self._unfinished[answer.group] -= 1
+        self._dispatcher.answered(answer.group)
+        self._admit()
         if self._unfinished[answer.group] == 0:
             attempt = self._attempts[answer.group]
             score_s = self._recorded(answer.group).score_s
@@ -305,27 +299,11 @@ class _Replay:
         self._move()
 
 
-def _admission(policy: ReplayPolicy, rule: StalenessRule) -> Admission:
-    if policy.rounds is None:
-        return Continuous(rule)
-    return Rounds(
-        batch=rule.batch,
-        max_concurrent=rule.max_concurrent,
-        prompts=policy.rounds.prompts,
-        answers=1.0,
-        leftovers=policy.rounds.leftovers,
-    )
-
-
-def _rounds(settings: Mapping[str, JsonValue] | None) -> RoundPolicy | None:
+def _rounds(settings: Mapping[str, JsonValue] | None) -> OverSamplingSettings | None:
+    """The recorded rounds; each group is replayed with the answers that it kept."""
     if settings is None:
         return None
-    prompts, leftovers = settings.get("prompts", 1.0), settings.get("leftovers", "resume")
-    known: Sequence[Leftovers] = ("resume", "long_round", "drop")
-    return RoundPolicy(
-        float(prompts) if isinstance(prompts, int | float) else 1.0,
-        next((name for name in known if name == leftovers), "resume"),
-    )
+    return OverSamplingSettings.model_validate({**settings, "answers": 1.0})
 
 
 def _trajectories(answers: Sequence[ReplayAnswer]) -> tuple[Trajectory, ...]:

@@ -172,7 +172,7 @@ class RolloutPlane:
     async def _run_group(self, running: _Running) -> None:
         group = running.group
         try:
-            answers = await self._sample(group)
+            answers = await self._sample(running)
             if running.thrown_away or any(answer.completion.finish_reason == "abort" for answer in answers):
                 self._put_back(running, answers)
                 return
@@ -193,9 +193,10 @@ class RolloutPlane:
             self._dispatcher.suspend(group.index, answers if sampled else ())
         self._listener.group_cut(group, answers, self._leftovers)
 
-    async def _sample(self, group: GroupInFlight) -> list[Trajectory]:
+    async def _sample(self, running: _Running) -> list[Trajectory]:
         """The group's answers in sample order: the first that finish, where more were started than are wanted."""
-        tasks = [asyncio.ensure_future(self._answer(group, sample)) for sample in range(group.started)]
+        group = running.group
+        tasks = [asyncio.ensure_future(self._answer(running, sample)) for sample in range(group.started)]
         try:
             if group.started > group.wanted:
                 await self._first(tasks, group)
@@ -219,7 +220,8 @@ class RolloutPlane:
             _, open_tasks = await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
         self._fleet.recall([_request_id(group, sample) for sample in range(group.started)])
 
-    async def _answer(self, group: GroupInFlight, sample: int) -> Trajectory:
+    async def _answer(self, running: _Running, sample: int) -> Trajectory:
+        group = running.group
         kept = group.kept[sample] if group.kept else None
         if kept is not None and kept.completion.finish_reason != "abort":
             return kept
@@ -228,6 +230,9 @@ class RolloutPlane:
         request = GenerationRequest(_request_id(group, sample), group.prompt_ids, sampling, prefix)
         errand = Errand(group.index, sample, group.prompt.prompt_id, group.admitted_version)
         trajectory = await self._fleet.sample(request, errand)
+        if not running.thrown_away:
+            self._dispatcher.answered(group.index)
+            self.admit()
         if kept is not None:
             trajectory = replace(trajectory, legs=kept.legs + trajectory.legs)
         if trajectory.completion.finish_reason != "abort":

@@ -73,7 +73,6 @@ async def train(run: Run) -> None:
     run.activity.begin()
     for version in range(run.recipe.trainer.steps):
         groups, batch, metrics = await learn(run, version)
-        run.plane.cut()
         with run.activity.learner("publishes", f"version {version + 1}"):
             run.bus.publish(await run.bus.snapshot(version + 1))
         run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
@@ -89,17 +88,20 @@ async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, 
     wanted, stream = run.recipe.trainer.prompts_per_step, run.recipe.trainer.stream
     step = run.actors.learners.begin_step(version, streamed=stream)
     groups: list[ScoredGroup] = []
-    while len(groups) < wanted:
+    while True:
         lacking = wanted - len(groups)
         with run.activity.learner("waits", "for a batch"):
             part = await run.plane.next_groups(version, least=1 if stream else lacking, most=lacking)
+        groups += part
+        complete = len(groups) == wanted
+        if complete:
+            run.plane.cut()
         with run.activity.learner("trains", f"step {version + 1}"):
             await step.add(build_batch(part, advantage=run.recipe.algorithm.advantage, version=version))
-        groups += part
-    with run.activity.learner("trains", f"step {version + 1}"):
-        metrics = await step.finish()
-    run.dispatcher.trained(groups)
-    return groups, step.batch, metrics
+            if complete:
+                metrics = await step.finish()
+                run.dispatcher.trained(groups)
+                return groups, step.batch, metrics
 
 
 async def between_steps(run: Run, step: int) -> None:

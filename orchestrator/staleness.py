@@ -2,10 +2,11 @@
 
 Pure: counts in, counts out. The rule (AReaL, arXiv 2505.24298, section 5.1), in groups:
 
-    capacity = min(max_concurrent - running, (max_staleness + version + 1) * batch - (accepted + running))
+    capacity = (max_staleness + version + 1) * batch - (accepted + running)
 
 where `accepted` counts every group that reached the buffer since the run began (filtered, dropped and failed groups
-do not count, so that others are dispatched in their place).
+do not count, so that others are dispatched in their place). AReaL's other term, a bound on what runs at once, is the
+admission policy's: it counts answers there.
 
 The rule alone bounds nothing: a group that takes long can be overtaken by younger ones for as long as it likes. What
 closes the gap is `leaves_time_for`: groups may leave the buffer only if the rest could still be trained in time, a
@@ -27,13 +28,10 @@ class StalenessRule:
 
     batch: int
     max_staleness: int
-    max_concurrent: int
 
     def capacity(self, *, version: int, accepted: int, running: int) -> int:
         """How many groups may be admitted now, at least 0. `version` is the newest that counts for admission."""
-        by_concurrency = self.max_concurrent - running
-        by_staleness = (self.max_staleness + version + 1) * self.batch - (accepted + running)
-        return max(0, min(by_concurrency, by_staleness))
+        return max(0, (self.max_staleness + version + 1) * self.batch - (accepted + running))
 
     def leaves_time_for(self, others: Mapping[int, int], *, version: int, places: int = 0) -> bool:
         """Whether groups may be trained at `version` without making these others too stale.

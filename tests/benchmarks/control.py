@@ -56,13 +56,12 @@ class Simulation:
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
-        # Most of a group's answers are done before its longest: more groups are open than run in full.
-        rule = StalenessRule(BATCH, STALENESS, max_concurrent=4 * IN_FLIGHT // GROUP)
+        rule = StalenessRule(BATCH, STALENESS)
         self.dispatcher = Dispatcher(
             source=CountingSource(),
             encode=lambda prompt: (prompt.index % 1000, 1),
             rule=rule,
-            admission=Continuous(rule),
+            admission=Continuous(rule, ENGINES * PLACES, GROUP),
             late=LateRule("wait", STALENESS, STALENESS),
             group_size=GROUP,
             drop_zero_variance=True,
@@ -119,6 +118,7 @@ class Simulation:
         self._now, index, sample, engine, tokens = heapq.heappop(self._ends)
         self._running[engine] -= 1
         self.finished += 1
+        self.dispatcher.answered(index)
         group, answers = self._groups[index]
         completion = Completion(f"{index}/{sample}", (Segment(group.admitted_version, (7,), (-0.5,)),), "stop")
         answers.append(Trajectory(completion, (Leg(str(engine), 0.0, self._now, tokens),)))

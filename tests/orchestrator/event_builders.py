@@ -132,7 +132,7 @@ def asynchronous_run(
     lengths: Sequence[int], *, batch: int, group_size: int, engines: int, slots: int, max_staleness: int
 ) -> list[Row]:
     """Engines of `slots` answers and constant speed, so that each slot runs for itself; batch k is made of the k-th
-    groups dispatched, which start as soon as version k - max_staleness has arrived and the slots are not taken."""
+    groups dispatched, which start as soon as version k - max_staleness has arrived and a slot is free."""
     token_s, step_s, publish_s, sync_s = 0.02, 2.0, 0.1, 0.3
     names = [f"rollout-{number}" for number in range(engines)]
     steps = len(lengths) // (batch * group_size)
@@ -143,13 +143,12 @@ def asynchronous_run(
     heapq.heapify(free)
     arrived = [begin]
     learner_free = begin
-    in_flight: list[float] = []
     for step in range(steps):
         complete, shares = begin, []
         for group in range(step * batch, (step + 1) * batch):
             allowed = arrived[max(0, step - max_staleness)]
             ends, oldest = [], []
-            start = max(allowed, heapq.heappop(in_flight) if len(in_flight) * group_size == slots * engines else begin)
+            start = max(allowed, free[0][0])
             version = sum(at <= start for at in arrived) - 1
             rows.append(dispatched(start, group, version=version))
             for sample in range(group_size):
@@ -162,7 +161,6 @@ def asynchronous_run(
                 ends.append(end)
                 oldest.append(segments[0][0])
             rows.append(scored(group, max(ends), max(ends) + 0.1, [1.0, *[0.0] * (group_size - 1)]))
-            heapq.heappush(in_flight, max(ends) + 0.1)
             complete = max(complete, max(ends) + 0.1)
             shares.append((group, [step - version for version in oldest]))
         start = max(learner_free, complete)

@@ -8,13 +8,15 @@ from rewards.response import Score
 from tests.orchestrator.builders import CountingSource, trajectory
 
 
-def dispatcher(*, batch: int = 2, max_staleness: int = 0, wanted: int = 100, drop: bool = True) -> Dispatcher:
-    rule = StalenessRule(batch=batch, max_staleness=max_staleness, max_concurrent=50)
+def dispatcher(
+    *, batch: int = 2, max_staleness: int = 0, wanted: int = 100, drop: bool = True, places: int = 100
+) -> Dispatcher:
+    rule = StalenessRule(batch=batch, max_staleness=max_staleness)
     return Dispatcher(
         source=CountingSource(),
         encode=lambda p: (p.index,),
         rule=rule,
-        admission=Continuous(rule),
+        admission=Continuous(rule, places, group_size=2),
         late=LateRule("wait", max_staleness, 8),
         group_size=2,
         drop_zero_variance=drop,
@@ -79,3 +81,26 @@ def test_no_more_is_admitted_than_the_run_will_train_on() -> None:
     assert d.admit(5) == []
     finish(d, 1, 0.0, 0.0)
     assert len(d.admit(5)) == 1, "a filtered group is replaced, so that the last batch can be filled"
+
+
+def test_groups_start_so_that_no_place_falls_empty_and_none_waits_long() -> None:
+    d = dispatcher(batch=10, max_staleness=1, places=4)
+    assert [group.index for group in d.admit(0)] == [0, 1, 2], "two sample, one waits for the first free place"
+    d.answered(1)
+    assert d.admit(0) == []
+    d.answered(0)
+    assert [group.index for group in d.admit(0)] == [3], "four answers of three groups are on their way"
+    finish(d, 0, 1.0, 0.0)
+    assert [group.index for group in d.admit(0)] == []
+
+
+def test_a_failed_group_gives_back_the_places_of_its_answers() -> None:
+    d = dispatcher(batch=10, max_staleness=1, places=2)
+    assert len(d.admit(0)) == 2
+    d.answered(0)
+    d.fail(0)
+    assert [group.index for group in d.admit(0)] == [2]
+
+
+def test_a_synchronous_batch_starts_whole() -> None:
+    assert len(dispatcher(batch=10, max_staleness=0, places=2).admit(0)) == 10

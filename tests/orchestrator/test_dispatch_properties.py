@@ -38,18 +38,19 @@ class Play:
     steps: int = 6
     versions: dict[int, list[int]] = field(default_factory=dict)
     """Of each group in flight: the oldest version of each answer."""
+    unfinished: dict[int, int] = field(default_factory=dict)
+    """Of each group in flight: answers on their way."""
     ends: dict[int, str] = field(default_factory=dict)
     engine_version: int = 0
 
     def run(self) -> Dispatcher:
-        rule = StalenessRule(self.batch, self.max_staleness, max_concurrent=3 * self.batch)
+        rule = StalenessRule(self.batch, self.max_staleness)
         self.hard = self.max_staleness + 2
-        admission: Admission = Continuous(rule)
+        self.places = GROUP * self.chance.randint(1, 3 * self.batch) - self.chance.randint(0, 1)
+        admission: Admission = Continuous(rule, self.places, GROUP)
         if self.leftovers is not None:
             answers = 1.0 if self.leftovers == "resume" else 1.5
-            admission = Rounds(
-                batch=self.batch, max_concurrent=3 * self.batch, prompts=1.5, answers=answers, leftovers=self.leftovers
-            )
+            admission = Rounds(batch=self.batch, prompts=1.5, answers=answers, leftovers=self.leftovers)
         dispatcher = Dispatcher(
             source=CountingSource(),
             encode=lambda p: (p.index,),
@@ -73,7 +74,8 @@ class Play:
                 self.engine_version += 1
             for group in dispatcher.admit(self.engine_version):
                 self.start(group)
-            assert dispatcher.in_flight <= 3 * self.batch
+            if self.leftovers is None and self.max_staleness:
+                assert sum(self.unfinished.values()) <= self.places + GROUP
             taken = dispatcher.take(version, least=1 if self.stream else lacking, most=lacking)
             for group, _ in taken.dropped:
                 self.end(group.index, "dropped")
@@ -98,13 +100,18 @@ class Play:
         assert group.admitted_version <= self.engine_version
         kept = [t.completion.segments[0].version for t in group.kept]
         self.versions[group.index] = kept or [self.engine_version] * GROUP
+        self.unfinished[group.index] = group.unfinished
 
     def something_happens(self, dispatcher: Dispatcher) -> None:
         index = self.chance.choice(list(self.versions))
-        oldest = self.versions.pop(index)
+        if self.unfinished[index] and self.chance.random() < 0.5:
+            dispatcher.answered(index)
+            self.unfinished[index] -= 1
+            return
+        oldest = self.leave(index)
         luck = self.chance.random()
         if luck < 0.1:
-            dispatcher.fail(index)
+            dispatcher.fail(index)  # with answers on their way, or while it was scored
             self.end(index, "failed")
             return
         rewards = [1.0, 0.0] if luck < 0.8 else [1.0, 1.0]
@@ -115,16 +122,21 @@ class Play:
     def cut(self, dispatcher: Dispatcher) -> None:
         cut = dispatcher.cut()
         for group in cut.suspend:
-            kept = self.versions.pop(group.index)
+            kept = self.leave(group.index)
             # An answer that was not started yet has no token that could age.
             dispatcher.suspend(group.index, self.answers(group.index, kept) if self.chance.random() < 0.7 else ())
         for group in cut.throw_away:
-            self.versions.pop(group.index, None)
+            if group.index in self.versions:
+                self.leave(group.index)
             if self.leftovers == "drop":
                 self.end(group.index, "dropped")
 
     def answers(self, index: int, oldest: list[int]) -> list[Trajectory]:
         return [trajectory(f"{index}/{n}", versions=(v, self.engine_version)) for n, v in enumerate(oldest)]
+
+    def leave(self, index: int) -> list[int]:
+        del self.unfinished[index]
+        return self.versions.pop(index)
 
     def end(self, index: int, how: str) -> None:
         assert index not in self.ends, f"group {index} ended twice"

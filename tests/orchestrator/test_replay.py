@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.settings import OverSamplingSettings
 from actors.trajectory import Leg
 from orchestrator.recording import RecordedGroup, Recording, recording_of
-from orchestrator.replay import POLICIES, ReplayPolicy, RoundPolicy, recorded_policy, replay
+from orchestrator.replay import POLICIES, ReplayPolicy, recorded_policy, replay
 from orchestrator.run_events import RunStarted, Span
 from orchestrator.speed_model import SpeedModel, fit_speed
 from tests.orchestrator.event_builders import (
@@ -160,12 +161,12 @@ def test_weights_that_arrive_take_their_time_and_pause_the_engine() -> None:
 def test_what_is_left_over_from_a_round_goes_on_where_it_was() -> None:
     # Both groups start; group 1 completes the batch at 1 s, group 0 is taken off with 10 tokens, step until 3 s; then
     # its other 90 tokens: 9 s and a step.
-    policy = ReplayPolicy("resumed", 1, rounds=RoundPolicy(2.0, "resume"))
+    policy = ReplayPolicy("resumed", 1, rounds=OverSamplingSettings(prompts=2.0, leftovers="resume"))
     assert replay(recording([100, 10]), policy).wall_s == pytest.approx(3 + 9 + 2)
 
 
 def test_a_long_round_starts_its_answers_again() -> None:
-    policy = ReplayPolicy("long rounds", 0, rounds=RoundPolicy(2.0, "long_round"))
+    policy = ReplayPolicy("long rounds", 0, rounds=OverSamplingSettings(prompts=2.0, leftovers="long_round"))
     assert replay(recording([100, 10]), policy).wall_s == pytest.approx(3 + 10 + 2)
 
 
