@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.dispatch import Dispatcher
+from orchestrator.policies.dispatch import Dispatcher
 from orchestrator.progress import Progress
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from learners.advantages import ADVANTAGES, GroupRewards
 from learners.batch import TrainBatch, TrainSequence
-from orchestrator.groups import ScoredGroup
+from orchestrator.policies.groups import ScoredGroup
 
 
 def build_batch(groups: Sequence[ScoredGroup], *, advantage: str, version: int) -> TrainBatch:

@@ -76,8 +76,8 @@ def starter(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cache; default ~/.cache/paceline.")] = None,
 ) -> None:
     """Make the quickstart's small model, if it is not cached yet, and print its folder."""
+    from orchestrator.data.starter import ensure_starter
     from orchestrator.progress import Progress
-    from orchestrator.starter import ensure_starter
 
     with Progress("paceline starter") as progress:
         progress.phase("making the starter model")

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from actors.settings import RolloutSettings, WeightSyncSettings
 from learners.settings import AlgorithmSettings, Section, TrainerSettings
-from orchestrator.prompts import DataSettings
+from orchestrator.data.prompts import DataSettings
 from rewards.settings import RewardSettings
 
 

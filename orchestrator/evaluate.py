@@ -10,9 +10,9 @@ from statistics import fmean
 
 from actors.engine import GenerationRequest, Sampling
 from orchestrator.config import EvalSettings
+from orchestrator.data.prompts import Prompt
 from orchestrator.deadline import all_within
 from orchestrator.pending import Errand
-from orchestrator.prompts import Prompt
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
 from orchestrator.rollout_plane import Decode, responses

@@ -90,12 +90,16 @@ def start_ray(recipe: Recipe, prepared: Prepared) -> None:
         return
     # The actors compute with few threads each, so this machine may host more of them than it has cores.
     cpus = max(os.cpu_count() or 1, recipe.rollout.workers + recipe.trainer.ranks + 1)
-    ray.init(
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=recipe.ray.object_store_mb * 2**20,
-        **quiet,
-    )
+    try:
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=recipe.ray.object_store_mb * 2**20,
+            **quiet,
+        )
+    except Exception as error:  # Ray raises bare `Exception`s when its processes are late
+        reason = f"Ray did not start on this machine: {str(error).strip().splitlines()[0]}"
+        raise RunError(reason, "look for other Ray sessions (`ray status`), free memory and shared memory") from error
 
 
 async def _start_actors(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from actors.engine import Completion, GenerationRequest
 from actors.trajectory import Leg, Trajectory
-from orchestrator.consolidation import RunningAnswer
-from orchestrator.request_queue import Ticket
+from orchestrator.policies.consolidation import RunningAnswer
+from orchestrator.policies.request_queue import Ticket
 
 
 @dataclass(frozen=True, slots=True)

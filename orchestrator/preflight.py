@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from orchestrator.config import Recipe
+from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.errors import SettingError
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
-from orchestrator.prompts import Prompt, PromptSource, open_source, render
 
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -94,7 +94,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
 def find_model(name: str, progress: Progress) -> Path:
     """The local folder of a model given as a folder, a Hugging Face id or `starter`."""
     if name == STARTER:
-        from orchestrator.starter import ensure_starter  # it trains: heavy, and needed by no other model
+        from orchestrator.data.starter import ensure_starter  # it trains: heavy, and needed by no other model
 
         progress.phase("making the starter model (once; it is cached)")
         return ensure_starter(None, lambda report: progress.part(report.step, report.total, f"loss {report.loss:.3f}"))

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from orchestrator.deadline import DeadlineMissed, within
 from orchestrator.errors import RunError, last_line
-from orchestrator.restart_budget import RestartBudget
+from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.weight_bus import WeightBus
 from orchestrator.worker_link import WorkerLink
 

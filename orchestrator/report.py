@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from orchestrator.analysis.lineage import read_lineage
+from orchestrator.analysis.tail_report import render_text, tail_report
 from orchestrator.errors import SettingError
-from orchestrator.lineage import read_lineage
 from orchestrator.progress import Progress
-from orchestrator.tail_report import render_text, tail_report
 
 
 def print_result(folder: Path, progress: Progress) -> str:

@@ -26,15 +26,15 @@ from actors.engine import GenerationRequest
 from actors.rollout import Collected
 from actors.settings import RolloutSettings
 from actors.trajectory import Trajectory
-from orchestrator.consolidation import EngineLoadView, plan
 from orchestrator.deadline import all_within
 from orchestrator.errors import PacelineError, RunError
-from orchestrator.length_predictor import LengthPredictor
 from orchestrator.pending import Errand, Pending
-from orchestrator.request_queue import RequestQueue
+from orchestrator.policies.consolidation import EngineLoadView, plan
+from orchestrator.policies.length_predictor import LengthPredictor
+from orchestrator.policies.request_queue import RequestQueue
+from orchestrator.policies.routing import Router
+from orchestrator.policies.watchdog import InFlight, Phase
 from orchestrator.roster import Member, Roster
-from orchestrator.routing import Router
-from orchestrator.watchdog import InFlight, Phase
 from orchestrator.worker_link import WORKER_FAILURES, WorkerLink
 
 MAX_ATTEMPTS = 3

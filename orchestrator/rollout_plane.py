@@ -15,15 +15,15 @@ from typing import Protocol
 
 from actors.engine import GenerationRequest, Sampling
 from actors.trajectory import Trajectory
+from orchestrator.data.prompts import Prompt
 from orchestrator.deadline import DeadlineMissed
-from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import PacelineError, RunError
-from orchestrator.groups import GroupInFlight, ScoredGroup
 from orchestrator.pending import Errand
-from orchestrator.prompts import Prompt
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.policies.watchdog import Finding, InFlight, Watchdog
 from orchestrator.reward_client import RewardClient, RewardLost
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
-from orchestrator.watchdog import Finding, InFlight, Watchdog
 from rewards.response import Response
 
 Decode = Callable[[Sequence[int]], str]
@@ -134,9 +134,11 @@ class RolloutPlane:
     def cut(self) -> None:
         """The batch is complete: suspend, put back or drop what still runs, where the admission policy says so."""
         cut = self._dispatcher.cut()
-        thrown_away = {group.index for group in cut.throw_away}
+        thrown_away = {group.index: group for group in cut.throw_away}
         for running in self._running.values():
-            running.thrown_away |= running.group.index in thrown_away
+            running.thrown_away |= thrown_away.pop(running.group.index, None) is not None
+        for group in thrown_away.values():  # These were finished already.
+            self._listener.group_cut(group, (), self._leftovers)
         for group in (*cut.suspend, *cut.throw_away):
             self._fleet.recall([_request_id(group, sample) for sample in range(group.started)])
 

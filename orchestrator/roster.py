@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from actors.settings import RolloutSettings
-from orchestrator.concurrency import Concurrency
 from orchestrator.pending import Pending
-from orchestrator.routing import EngineView
-from orchestrator.version_quorum import VersionQuorum
+from orchestrator.policies.concurrency import Concurrency
+from orchestrator.policies.routing import EngineView
+from orchestrator.policies.version_quorum import VersionQuorum
 from orchestrator.worker_link import WorkerLink
 
 

@@ -19,27 +19,27 @@ from pathlib import Path
 from actors.engine import Sampling
 from learners.batch import TrainBatch
 from orchestrator.activity import Activity
+from orchestrator.analysis.lineage import read_lineage
+from orchestrator.analysis.trace import trace_of
 from orchestrator.batch_builder import build_batch
 from orchestrator.config import Recipe
-from orchestrator.dispatch import Dispatcher
 from orchestrator.errors import PacelineError
 from orchestrator.evaluate import Evaluator
-from orchestrator.groups import ScoredGroup
 from orchestrator.launch import Actors, launched
-from orchestrator.ledger import Ledger
-from orchestrator.lineage import read_lineage
-from orchestrator.policies import ATTEMPTS, LAST_LIMIT, RESTART_WINDOW_S, make_dispatcher, make_watchdog
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.groups import ScoredGroup
+from orchestrator.policies.ledger import Ledger
+from orchestrator.policies.make import ATTEMPTS, LAST_LIMIT, RESTART_WINDOW_S, make_dispatcher, make_watchdog
+from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.preflight import Prepared, check_disk, prepare
 from orchestrator.progress import Progress
 from orchestrator.recipe import dump_recipe
 from orchestrator.recruiter import Recruiter
-from orchestrator.restart_budget import RestartBudget
 from orchestrator.rollout_plane import RolloutPlane
 from orchestrator.run_directory import RunDirectory
 from orchestrator.run_log import RunLog
 from orchestrator.sampling import sampling_of
 from orchestrator.summary import Status, summarise
-from orchestrator.trace import trace_of
 from orchestrator.trackers import open_trackers
 from orchestrator.weight_bus import WeightBus
 

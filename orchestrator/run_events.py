@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, ValidationE
 from actors.engine import FinishReason
 from actors.trajectory import Leg
 from orchestrator.errors import PacelineError
-from orchestrator.late import LatePolicy
+from orchestrator.policies.late import LatePolicy
 
 
 class LogError(PacelineError):

@@ -6,6 +6,7 @@ Components report to it through the small listener protocols that they declare; 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from actors.trajectory import Trajectory
@@ -13,17 +14,25 @@ from learners.batch import TrainBatch
 from orchestrator.activity import Lap, LearnerDoes
 from orchestrator.config import Recipe
 from orchestrator.evaluate import EvalResult
-from orchestrator.groups import GroupInFlight, ScoredGroup
-from orchestrator.length_bias import LengthBias
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.policies.length_bias import LengthBias
+from orchestrator.policies.watchdog import Finding
 from orchestrator.progress import Progress, StepLine
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
 from orchestrator.trackers import Tracker
-from orchestrator.watchdog import Finding
 from orchestrator.weight_bus import SyncReport
 from rewards.response import Score
 
 Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(slots=True)
+class _Lengths:
+    """Lengths of a group's answers in its present attempt, tokens, and whether they were cut."""
+
+    attempt: int
+    answers: list[tuple[int, bool]] = field(default_factory=list)
 
 
 class RunLog:
@@ -45,6 +54,8 @@ class RunLog:
         self._decode, self._clock = decode, clock
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._length_bias = LengthBias()
+        self._lengths: dict[int, _Lengths] = {}
+        """Of each group that has not ended."""
         self._trains: list[tuple[float, float]] = []
         """When the learner trained since its last step, seconds since the epoch."""
         self.tally = Tally()
@@ -53,6 +64,8 @@ class RunLog:
     # --- groups -------------------------------------------------------------------------------------------------
 
     def group_dispatched(self, group: GroupInFlight) -> None:
+        if not group.kept:
+            self._lengths[group.index] = _Lengths(group.attempt)
         if group.attempt or group.kept:
             self._event("resumed", group=group.index, version=group.admitted_version)
         else:
@@ -60,7 +73,9 @@ class RunLog:
 
     def answer_sampled(self, group: GroupInFlight, sample: int, trajectory: Trajectory) -> None:
         answer = trajectory.completion
-        self._length_bias.submitted(len(answer.token_ids), cut=answer.finish_reason == "abort")
+        lengths = self._lengths.get(group.index)
+        if lengths is not None and lengths.attempt == group.attempt:
+            lengths.answers.append((len(answer.token_ids), answer.finish_reason == "abort"))
         self._event(
             "sampled",
             group=group.index,
@@ -80,6 +95,7 @@ class RunLog:
             if answer.completion.finish_reason == "abort" and answer.legs:
                 self.answer_sampled(group, sample, answer)
         if action == "drop":
+            self._ended(group.index)
             self._event("dropped", group=group.index, reason="left over when its round was cut")
 
     def group_scored(self, group: ScoredGroup, began_at: float, ended_at: float) -> None:
@@ -90,16 +106,27 @@ class RunLog:
             rewards=[score.total for score in group.scores],
             end="filtered" if group.filtered else "buffered",
         )
+        if group.filtered:
+            self._ended(group.index)
         for number, score in enumerate(group.scores):
             if score.error is not None:
                 self._event("reward_error", sample=f"{group.index}/{number}", error=score.error)
 
     def group_dropped(self, group: ScoredGroup, reason: str) -> None:
+        self._ended(group.index)
         self._event("dropped", group=group.index, reason=reason)
 
     def group_failed(self, group: GroupInFlight, reason: str) -> None:
+        self._ended(group.index)
         self._event("failed", group=group.index, reason=reason)
         self._progress.warn(f"group {group.index} failed: {reason}")
+
+    def _ended(self, index: int) -> None:
+        """The group's answers count as submitted now, and not before: till then they may be thrown away and asked for
+        again."""
+        lengths = self._lengths.pop(index, None)
+        for length, cut in lengths.answers if lengths else ():
+            self._length_bias.submitted(length, cut=cut)
 
     # --- workers and weights ------------------------------------------------------------------------------------
 
@@ -168,6 +195,8 @@ class RunLog:
         trained = [sequence for sequence in batch.sequences if sequence.loss_tokens]
         staleness = [batch.version - v for sequence in trained for v in sequence.versions]
         lengths = [len(sequence.response_ids) for sequence in batch.sequences]
+        for group in groups:
+            self._ended(group.index)
         for sequence in trained:
             self._length_bias.trained(len(sequence.response_ids))
         metrics = {

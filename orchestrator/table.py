@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.data.prompts import DataSettings
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
-from orchestrator.prompts import DataSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset

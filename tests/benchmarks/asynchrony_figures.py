@@ -29,10 +29,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from orchestrator.lineage import Lineage, TrajectoryLife, read_lineage
-from orchestrator.occupancy import load_of
+from orchestrator.analysis.lineage import Lineage, TrajectoryLife, read_lineage
+from orchestrator.analysis.occupancy import load_of
+from orchestrator.data.starter import ensure_starter
 from orchestrator.run_events import Span
-from orchestrator.starter import ensure_starter
 from tests.benchmarks.longtail import LONGEST, RUN_TIMEOUT_S, draw_lengths
 
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]

@@ -18,14 +18,14 @@ import psutil
 
 from actors.engine import Completion, Segment
 from actors.trajectory import Leg, Trajectory
-from orchestrator.admission import Continuous
-from orchestrator.dispatch import Dispatcher
-from orchestrator.groups import GroupInFlight
-from orchestrator.late import LateRule
-from orchestrator.length_predictor import LengthPredictor
-from orchestrator.request_queue import RequestQueue, Ticket
-from orchestrator.routing import EngineView, Router
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.admission import Continuous
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.groups import GroupInFlight
+from orchestrator.policies.late import LateRule
+from orchestrator.policies.length_predictor import LengthPredictor
+from orchestrator.policies.request_queue import RequestQueue, Ticket
+from orchestrator.policies.routing import EngineView, Router
+from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 from tests.benchmarks.report import finish
 from tests.orchestrator.builders import CountingSource

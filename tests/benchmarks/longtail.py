@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from orchestrator.starter import ensure_starter
+from orchestrator.data.starter import ensure_starter
 from tests.benchmarks.report import finish
 
 MEDIAN, SIGMA, LONGEST = 32, 0.85, 320

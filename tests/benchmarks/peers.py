@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from orchestrator.config import Recipe
+from orchestrator.data.starter import ensure_starter
 from orchestrator.recipe import dump_recipe, load_recipe
-from orchestrator.starter import ensure_starter
 from tests.benchmarks.report import finish
 from tests.benchmarks.trl_peer import VARIANTS
 

@@ -18,8 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import GRPOConfig, GRPOTrainer
 
 from orchestrator.config import Recipe
+from orchestrator.data.prompts import open_source, prompt_text
 from orchestrator.preflight import load_tokenizer
-from orchestrator.prompts import open_source, prompt_text
 from orchestrator.recipe import load_recipe
 from rewards.compose import Reward
 from rewards.response import Response

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from actors.engine import Completion, FinishReason, Segment
 from actors.trajectory import Leg, Trajectory
-from orchestrator.groups import ScoredGroup
-from orchestrator.prompts import Prompt
+from orchestrator.data.prompts import Prompt
+from orchestrator.policies.groups import ScoredGroup
 from rewards.response import Score
 
 

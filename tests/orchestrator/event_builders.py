@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from orchestrator.lineage import Lineage, lineage_of
+from orchestrator.analysis.lineage import Lineage, lineage_of
 from orchestrator.run_events import event_of
 
 Row = dict[str, object]

@@ -21,8 +21,8 @@ from learners.settings import AlgorithmSettings, TrainerSettings
 from orchestrator.errors import PacelineError
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.pending import Errand
+from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.recruiter import Recruiter
-from orchestrator.restart_budget import RestartBudget
 from orchestrator.rollout_fleet import RolloutFleet
 from orchestrator.roster import Member
 from orchestrator.weight_bus import SyncReport, WeightBus

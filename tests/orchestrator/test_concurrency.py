@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.concurrency import Concurrency
+from orchestrator.policies.concurrency import Concurrency
 
 LOADS = st.lists(
     st.tuples(st.integers(0, 300), st.integers(0, 50), st.floats(0, 1), st.floats(0, 5)), min_size=1, max_size=60

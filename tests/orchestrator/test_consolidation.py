@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.consolidation import EngineLoadView, Move, RunningAnswer, plan
+from orchestrator.policies.consolidation import EngineLoadView, Move, RunningAnswer, plan
 
 FLEETS = st.lists(
     st.tuples(

@@ -1,9 +1,9 @@
 """The dispatcher keeps source, ledger and buffer in agreement."""
 
-from orchestrator.admission import Continuous
-from orchestrator.dispatch import Dispatcher
-from orchestrator.late import LateRule
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.admission import Continuous
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.late import LateRule
+from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 from tests.orchestrator.builders import CountingSource, trajectory
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.trajectory import Trajectory
-from orchestrator.admission import Admission, Continuous, Leftovers, Rounds
-from orchestrator.dispatch import Dispatcher
-from orchestrator.groups import GroupInFlight
-from orchestrator.late import LatePolicy, LateRule
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.admission import Admission, Continuous, Leftovers, Rounds
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.groups import GroupInFlight
+from orchestrator.policies.late import LatePolicy, LateRule
+from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 from tests.orchestrator.builders import CountingSource, trajectory
 

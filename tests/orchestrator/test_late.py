@@ -5,7 +5,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.late import LatePolicy, LateRule
+from orchestrator.policies.late import LatePolicy, LateRule
 
 POLICIES: tuple[LatePolicy, ...] = get_args(LatePolicy)
 

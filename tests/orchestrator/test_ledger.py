@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ledger import End, Ledger
+from orchestrator.policies.ledger import End, Ledger
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from(End)), max_size=60))

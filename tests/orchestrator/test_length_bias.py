@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.length_bias import LengthBias, product_limit
+from orchestrator.policies.length_bias import LengthBias, product_limit
 from tests.orchestrator.event_builders import log_normal_lengths
 
 LENGTHS = st.lists(st.integers(1, 4000), min_size=1, max_size=200)

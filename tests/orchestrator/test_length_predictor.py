@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.length_predictor import LengthPredictor
+from orchestrator.policies.length_predictor import LengthPredictor
 
 ENDS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5000), st.booleans()), max_size=120)
 """Group, tokens of an answer that ended, and whether the group is over then."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lineage import Lineage, lineage_of, read_lineage
+from orchestrator.analysis.lineage import Lineage, lineage_of, read_lineage
 from orchestrator.run_events import LogError, event_of
 from tests.orchestrator.event_builders import (
     START,

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from orchestrator.data.prompts import DataSettings, Prompt, PromptSource, open_source, prompt_text, render
 from orchestrator.errors import SettingError
-from orchestrator.prompts import DataSettings, Prompt, PromptSource, open_source, prompt_text, render
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
 ROWS = [
@@ -133,7 +133,7 @@ class TestFiles:
                 if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
                     print("network:", event, arguments)
             sys.addaudithook(refuse)
-            from orchestrator.prompts import DataSettings, open_source
+            from orchestrator.data.prompts import DataSettings, open_source
             assert "datasets" not in sys.modules and "reasoning_gym" not in sys.modules
             source = open_source(DataSettings(path={str(table)!r}, eval_size=8), seed=0)
             assert source.next()
@@ -164,7 +164,7 @@ class TestTasks:
         again.restore({**again.state(), "cursor": walked[555].index})
         assert again.next() == walked[555]
         program = textwrap.dedent(f"""
-            from orchestrator.prompts import DataSettings, open_source
+            from orchestrator.data.prompts import DataSettings, open_source
             source = open_source(DataSettings.model_validate({settings_.model_dump()!r}), seed=5)
             print([source.next().question for _ in range(20)])
         """)
@@ -311,7 +311,7 @@ class TestBadInput:
             import time
             time.sleep = lambda seconds: None  # the client's pauses between attempts
             from orchestrator.errors import SettingError
-            from orchestrator.prompts import DataSettings, open_source
+            from orchestrator.data.prompts import DataSettings, open_source
             try:
                 open_source(DataSettings(hub="openai/gsm8k", subset="main"), seed=0)
             except SettingError as error:

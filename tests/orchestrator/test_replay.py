@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from actors.settings import OverSamplingSettings
 from actors.trajectory import Leg
-from orchestrator.recording import RecordedGroup, Recording, recording_of
-from orchestrator.replay import POLICIES, ReplayPolicy, recorded_policy, replay
+from orchestrator.analysis.recording import RecordedGroup, Recording, recording_of
+from orchestrator.analysis.replay import POLICIES, ReplayPolicy, recorded_policy, replay
+from orchestrator.analysis.speed_model import SpeedModel, fit_speed
 from orchestrator.run_events import RunStarted, Span
-from orchestrator.speed_model import SpeedModel, fit_speed
 from tests.orchestrator.event_builders import (
     KnownModel,
     asynchronous_run,

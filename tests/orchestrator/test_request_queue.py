@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from orchestrator.request_queue import RequestQueue, Ticket
+from orchestrator.policies.request_queue import RequestQueue, Ticket
 
 
 def ticket(

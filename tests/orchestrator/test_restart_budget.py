@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.restart_budget import RestartBudget
+from orchestrator.policies.restart_budget import RestartBudget
 
 CALLS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=80)
 """Names, and seconds since the call before."""

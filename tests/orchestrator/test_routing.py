@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.request_queue import Ticket
-from orchestrator.routing import EngineView, Router
+from orchestrator.policies.request_queue import Ticket
+from orchestrator.policies.routing import EngineView, Router
 
 ENGINES = st.lists(
     st.builds(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.buffer import GroupBuffer
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.buffer import GroupBuffer
+from orchestrator.policies.staleness import StalenessRule
 from tests.orchestrator.builders import scored_group
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from learners.supervised import StepReport, SupervisedSettings
-from orchestrator.errors import RunError
-from orchestrator.starter import (
+from orchestrator.data.starter import (
     StarterSettings,
     StarterShape,
     default_cache,
@@ -20,8 +19,9 @@ from orchestrator.starter import (
     fingerprint,
     tokenizer_texts,
 )
-from orchestrator.starter_tokenizer import train_tokenizer
-from orchestrator.worked_solutions import Style, style_of
+from orchestrator.data.starter_tokenizer import train_tokenizer
+from orchestrator.data.worked_solutions import Style, style_of
+from orchestrator.errors import RunError
 
 MICRO = StarterSettings(
     max_terms=4,

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.lineage import Lineage
-from orchestrator.tail_loss import tail_losses
-from orchestrator.tail_report import idle_of, lengths_of, render_text, tail_report
+from orchestrator.analysis.lineage import Lineage
+from orchestrator.analysis.tail_loss import tail_losses
+from orchestrator.analysis.tail_report import idle_of, lengths_of, render_text, tail_report
 from tests.orchestrator.event_builders import (
     START,
     Row,

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from orchestrator.lineage import Lineage
-from orchestrator.occupancy import load_of, stretches_of
+from orchestrator.analysis.lineage import Lineage
+from orchestrator.analysis.occupancy import load_of, stretches_of
+from orchestrator.analysis.trace import MAX_POINTS, activity_of, trace_of
+from orchestrator.analysis.trace_writer import Slice, packed
 from orchestrator.run_events import Span
-from orchestrator.trace import MAX_POINTS, activity_of, trace_of
-from orchestrator.trace_writer import Slice, packed
 from tests.orchestrator.event_builders import (
     START,
     Row,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.version_quorum import VersionQuorum
+from orchestrator.policies.version_quorum import VersionQuorum
 
 EVENTS = st.lists(
     st.tuples(

@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.restart_budget import RestartBudget
-from orchestrator.watchdog import Finding, InFlight, Phase, Watchdog
+from orchestrator.policies.restart_budget import RestartBudget
+from orchestrator.policies.watchdog import Finding, InFlight, Phase, Watchdog
 
 LIMITS: dict[Phase, float] = {"queued": 100, "sampling": 60, "scoring": 20}
 ITEMS = st.lists(

@@ -7,7 +7,7 @@ import reasoning_gym
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.worked_solutions import MARKER, ChainSum, Style, parse_chain_sum, solve, style_of
+from orchestrator.data.worked_solutions import MARKER, ChainSum, Style, parse_chain_sum, solve, style_of
 
 chains = st.builds(
     ChainSum,

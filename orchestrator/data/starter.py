@@ -29,10 +29,10 @@ from learners.errors import PolicyError
 from learners.policy import save_policy
 from learners.settings import Section
 from learners.supervised import Example, StepReport, SupervisedSettings, supervised_train
-from orchestrator import starter_tokenizer, worked_solutions
+from orchestrator.data import starter_tokenizer, worked_solutions
+from orchestrator.data.starter_tokenizer import train_tokenizer
+from orchestrator.data.worked_solutions import Style, parse_chain_sum, solve
 from orchestrator.errors import RunError
-from orchestrator.starter_tokenizer import train_tokenizer
-from orchestrator.worked_solutions import Style, parse_chain_sum, solve
 
 
 class StarterShape(Section):
@@ -220,7 +220,7 @@ def _describe(folder: Path, settings: StarterSettings, last: StepReport) -> None
     made = {"settings": settings.model_dump(mode="json"), "steps": last.step, "final_loss": round(last.loss, 4)}
     (folder / "starter.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(
-        f"# Paceline's starter model\n\nA small Qwen3 model made on this machine by `orchestrator/starter.py`: "
+        f"# Paceline's starter model\n\nA small Qwen3 model made on this machine by `orchestrator/data/starter.py`: "
         f"{last.total} supervised steps on worked chain sums,\nfrom nothing. How exactly, and its last loss, is in "
         f"`starter.json`. It is a cache: delete the folder and the next\nrun makes it again.\n",
         encoding="utf-8",

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from actors.settings import OverSamplingSettings
-from orchestrator.admission import Admission, Continuous, Rounds
 from orchestrator.config import Recipe
-from orchestrator.dispatch import Dispatcher
-from orchestrator.late import LateRule
-from orchestrator.prompts import Prompt, PromptSource
-from orchestrator.restart_budget import RestartBudget
-from orchestrator.staleness import StalenessRule
-from orchestrator.watchdog import Phase, Watchdog
+from orchestrator.data.prompts import Prompt, PromptSource
+from orchestrator.policies.admission import Admission, Continuous, Rounds
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.late import LateRule
+from orchestrator.policies.restart_budget import RestartBudget
+from orchestrator.policies.staleness import StalenessRule
+from orchestrator.policies.watchdog import Phase, Watchdog
 
 ATTEMPTS = 3
 """How many deadlines of an answer the learner may starve for: an answer is tried that often."""

@@ -11,7 +11,7 @@ Memory: one name per group, until it is forgotten.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.request_queue import Ticket
+from orchestrator.policies.request_queue import Ticket
 
 
 @dataclass(frozen=True, slots=True)

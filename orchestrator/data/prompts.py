@@ -149,10 +149,10 @@ def open_source(settings: DataSettings, seed: int) -> PromptSource:
     """
     # Either pulls in a library that takes seconds to load, and the other kind of run does not need it.
     if settings.tasks is not None:
-        from orchestrator.task_prompts import TaskPrompts
+        from orchestrator.data.task_prompts import TaskPrompts
 
         return TaskPrompts(settings, seed)
-    from orchestrator.file_prompts import FilePrompts
+    from orchestrator.data.file_prompts import FilePrompts
 
     return FilePrompts(settings, seed)
 

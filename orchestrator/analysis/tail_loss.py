@@ -1,6 +1,6 @@
 """Accelerator-seconds lost to the longest answers.
 
-Definition. Take the fleet's load as a whole and cut it into stretches (`orchestrator.occupancy`). In a stretch that
+Definition. Take the fleet's load as a whole and cut it into stretches (`occupancy`). In a stretch that
 ran R answers at its fullest on E engines, r answers keep r / R of the engines busy at a moment, and E * (1 - r / R)
 engines' worth of capacity stands idle. The loss to the longest k answers is that capacity, added up over the moments
 after the stretch last ran its fullest at which *only* answers among its k longest were on the engines. The longest are
@@ -19,8 +19,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from orchestrator.lineage import Lineage, TrajectoryLife
-from orchestrator.occupancy import Stretch, fullest_until, load_of, stretches_of
+from orchestrator.analysis.lineage import Lineage, TrajectoryLife
+from orchestrator.analysis.occupancy import Stretch, fullest_until, load_of, stretches_of
 from orchestrator.run_events import Span
 
 

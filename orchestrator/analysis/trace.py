@@ -7,10 +7,10 @@ Every actor is a process with named threads:
 - the rewards: the groups that are scored.
 
 An engine's activity is one thing at a time: paused, else tail or generation (something runs; both as
-`orchestrator.occupancy` defines them), else sync (nothing runs, and weights arrive), else idle.
+`orchestrator.analysis.occupancy` defines them), else sync (nothing runs, and weights arrive), else idle.
 
 Pure. Invariant: the file stays small; beyond `max_answers` only the longest answers are drawn, and `otherData` says how
-many were left out. Format and threads: `orchestrator.trace_writer`.
+many were left out. Format and threads: `orchestrator.analysis.trace_writer`.
 """
 
 import heapq
@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import JsonValue
 
 from actors.trajectory import Leg
-from orchestrator.lineage import Lineage, TrajectoryLife
-from orchestrator.occupancy import Load, load_of, stretches_of
+from orchestrator.analysis.lineage import Lineage, TrajectoryLife
+from orchestrator.analysis.occupancy import Load, load_of, stretches_of
+from orchestrator.analysis.trace_writer import Flow, Slice, TraceWriter
 from orchestrator.run_events import Span
-from orchestrator.trace_writer import Flow, Slice, TraceWriter
 
 MAX_ANSWERS = 20_000
 MAX_POINTS = 5_000

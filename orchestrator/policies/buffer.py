@@ -9,8 +9,8 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from orchestrator.groups import ScoredGroup
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.groups import ScoredGroup
+from orchestrator.policies.staleness import StalenessRule
 
 
 class GroupBuffer:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.trajectory import Trajectory
-from orchestrator.admission import Account, Admission
-from orchestrator.buffer import GroupBuffer
-from orchestrator.groups import GroupInFlight, ScoredGroup
-from orchestrator.late import LateRule
-from orchestrator.ledger import End, Ledger
-from orchestrator.prompts import Prompt, PromptSource
-from orchestrator.staleness import StalenessRule
+from orchestrator.data.prompts import Prompt, PromptSource
+from orchestrator.policies.admission import Account, Admission
+from orchestrator.policies.buffer import GroupBuffer
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.policies.late import LateRule
+from orchestrator.policies.ledger import End, Ledger
+from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.restart_budget import RestartBudget
+from orchestrator.policies.restart_budget import RestartBudget
 
 Phase = Literal["queued", "sampling", "scoring"]
 Action = Literal["retry", "restart", "quarantine", "stop"]

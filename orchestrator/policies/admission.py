@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.staleness import StalenessRule
 
 Leftovers = Literal["resume", "long_round", "drop"]
 

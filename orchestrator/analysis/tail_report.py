@@ -1,7 +1,7 @@
 """The tail report: what the longest answers cost a run, and what another policy would have saved.
 
 Built from the lineage alone, so `paceline report RUN` can make it of a run that ended long ago or was killed. Pure.
-Definitions: loss in `orchestrator.tail_loss`, replay in `orchestrator.replay`. An engine is idle when no answer is on
+Definitions: loss in `orchestrator.analysis.tail_loss`, replay in `replay`. An engine is idle when no answer is on
 it, the learner when it waits for a batch; both as shares of the time from the first dispatch to the last gradient step,
 without evaluations and checkpoints.
 """
@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.lineage import Lineage, TrajectoryLife
-from orchestrator.occupancy import load_of
-from orchestrator.recording import Recording, recording_of
-from orchestrator.replay import POLICIES, Replayed, ReplayPolicy, recorded_policy, replay
+from orchestrator.analysis.lineage import Lineage, TrajectoryLife
+from orchestrator.analysis.occupancy import load_of
+from orchestrator.analysis.recording import Recording, recording_of
+from orchestrator.analysis.replay import POLICIES, Replayed, ReplayPolicy, recorded_policy, replay
+from orchestrator.analysis.speed_model import SpeedModel
+from orchestrator.analysis.tail_loss import TailLoss, longest_answers, tail_losses
 from orchestrator.run_events import Span
-from orchestrator.speed_model import SpeedModel
-from orchestrator.tail_loss import TailLoss, longest_answers, tail_losses
 
 SHARES = (0.0, 0.01, 0.1)
 LONGEST = 5

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.trajectory import Leg
-from orchestrator.occupancy import load_of
+from orchestrator.analysis.occupancy import load_of
 from orchestrator.run_events import Span
 
 ROUNDS = 50

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from orchestrator.data.prompts import DataSettings, Prompt
 from orchestrator.errors import SettingError
-from orchestrator.prompts import DataSettings, Prompt
 from orchestrator.table import load_table
 from rewards.response import Json
 

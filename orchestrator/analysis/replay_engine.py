@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from orchestrator.speed_model import SpeedModel
+from orchestrator.analysis.speed_model import SpeedModel
 
 
 class VirtualClock:

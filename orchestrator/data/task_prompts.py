@@ -19,10 +19,10 @@ from pydantic import JsonValue
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
+from orchestrator.data.file_prompts import cursor_of
+from orchestrator.data.prompts import DataSettings, Prompt, TaskSettings
 from orchestrator.errors import SettingError
-from orchestrator.file_prompts import cursor_of
 from orchestrator.nearest import did_you_mean
-from orchestrator.prompts import DataSettings, Prompt, TaskSettings
 from rewards.response import Json
 
 _BLOCK = 256

@@ -1,7 +1,7 @@
 """Replay: what would this run have taken under another policy? The recorded lengths, again, on a virtual clock.
 
 A discrete-event simulation that drives the real `Dispatcher` with the real staleness rule, admission and late rule;
-only engines (`orchestrator.replay_engine`), rewards and learner are numbers taken from the recording. What is not
+only engines (`replay_engine`), rewards and learner are numbers taken from the recording. What is not
 modelled: prompt processing, the order in which waiting answers start, consolidation, memory pressure, faults, and that
 another policy would have trained another model that answers at other lengths.
 
@@ -17,15 +17,15 @@ from pydantic import JsonValue
 from actors.engine import Completion, Segment
 from actors.settings import OverSamplingSettings
 from actors.trajectory import Leg, Trajectory
-from orchestrator.dispatch import Dispatcher
+from orchestrator.analysis.recording import RecordedGroup, Recording
+from orchestrator.analysis.replay_engine import ReplayAnswer, ReplayEngine, VirtualClock, least_loaded
+from orchestrator.data.prompts import Prompt
 from orchestrator.errors import PacelineError
-from orchestrator.groups import GroupInFlight, ScoredGroup
-from orchestrator.late import LatePolicy, LateRule
-from orchestrator.policies import make_admission
-from orchestrator.prompts import Prompt
-from orchestrator.recording import RecordedGroup, Recording
-from orchestrator.replay_engine import ReplayAnswer, ReplayEngine, VirtualClock, least_loaded
-from orchestrator.staleness import StalenessRule
+from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.policies.late import LatePolicy, LateRule
+from orchestrator.policies.make import make_admission
+from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 
 OVER_SAMPLING = 1.25

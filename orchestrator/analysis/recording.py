@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from orchestrator.lineage import GroupLife, Lineage
+from orchestrator.analysis.lineage import GroupLife, Lineage
+from orchestrator.analysis.speed_model import SpeedModel, fit_speed
 from orchestrator.run_events import RunStarted, Span, Trained
-from orchestrator.speed_model import SpeedModel, fit_speed
 
 MAX_ANSWERS = 20_000
 """A longer run is replayed as far as the steps that this many trained answers reach: seconds, not minutes."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.trajectory import Trajectory
-from orchestrator.prompts import Prompt
+from orchestrator.data.prompts import Prompt
 from rewards.response import Score
 
 

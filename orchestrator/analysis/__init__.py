@@ -1,0 +1,1 @@
+"""What is read out of a run's events: lineage, trace, tail report, replays of other policies."""

@@ -1,0 +1,82 @@
+"""What the run log counts as submitted and as trained, over an answer's several lives."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from actors.trajectory import Trajectory
+from orchestrator.activity import Lap
+from orchestrator.batch_builder import build_batch
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.progress import Progress
+from orchestrator.recipe import load_recipe
+from orchestrator.run_directory import RunDirectory
+from orchestrator.run_log import RunLog
+from rewards.response import Score
+from tests.orchestrator.builders import prompt, trajectory
+
+
+class Book:
+    """A run log, and the groups that are played to it: two answers each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run"
+        recipe = load_recipe("quickstart", ["trainer.steps=2"])
+        console = Progress("t", Console(quiet=True))
+        self.log = RunLog(RunDirectory(self.path, ""), console, [], recipe, decode=str, clock=lambda: 0.0)
+
+    def start(self, index: int, attempt: int = 0) -> GroupInFlight:
+        group = GroupInFlight(index, prompt(index), (1,), 0, 2, 2, attempt)
+        self.log.group_dispatched(group)
+        return group
+
+    def sample(self, group: GroupInFlight, *lengths: int) -> list[Trajectory]:
+        answers = [trajectory(f"{group.index}/{n}", versions=(0,) * length) for n, length in enumerate(lengths)]
+        for sample, answer in enumerate(answers):
+            self.log.answer_sampled(group, sample, answer)
+        return answers
+
+    def train(self, *groups: tuple[GroupInFlight, list[Trajectory]]) -> dict[str, float]:
+        scored = [
+            ScoredGroup(g.index, g.prompt, g.prompt_ids, 0, answers, [Score(1.0, {}), Score(0.0, {})])
+            for g, answers in groups
+        ]
+        self.log.learner_did("trains", 0.0, 1.0)
+        self.log.trained(1, scored, build_batch(scored, advantage="grpo", version=0), {}, Lap(1.0, 0.0, 1))
+        rows: list[dict[str, float]] = [json.loads(row) for row in (self.path / "metrics.jsonl").open()]
+        return rows[-1]
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return Book(tmp_path)
+
+
+def test_an_answer_that_is_thrown_away_and_sampled_again_was_submitted_once(book: Book) -> None:
+    group = book.start(0)
+    short, _ = book.sample(group, 3, 5)
+    book.log.group_cut(group, [short], "long_round")
+    again = book.start(0, attempt=1)
+    book.sample(group, 4)  # the news of an answer of the first attempt, overtaken by the second
+    row = book.train((again, book.sample(again, 10, 20)))
+    assert row["length_bias/mean_ratio"] == 1.0
+    assert row["length_bias/mean_submitted"] == 15.0
+
+
+def test_answers_that_are_dropped_or_fail_were_submitted(book: Book) -> None:
+    dropped, failed, trained = (book.start(index) for index in range(3))
+    book.sample(dropped, 30, 30)
+    book.log.group_cut(dropped, (), "drop")
+    book.sample(failed, 30, 30)
+    book.log.group_failed(failed, "no reward")
+    row = book.train((trained, book.sample(trained, 10, 10)))
+    assert row["length_bias/mean_submitted"] == pytest.approx((4 * 30 + 2 * 10) / 6)
+    assert row["length_bias/mean_trained"] == 10.0
+
+
+def test_answers_that_still_wait_to_be_trained_do_not_count_yet(book: Book) -> None:
+    waiting, trained = book.start(0), book.start(1)
+    book.sample(waiting, 50, 50)
+    assert book.train((trained, book.sample(trained, 10, 10)))["length_bias/mean_ratio"] == 1.0
