@@ -1,0 +1,14 @@
+"""What a caller of the drafters tells apart; free of torch, so that a driver may import it."""
+
+
+class DrafterError(ValueError):
+    """A drafter that cannot be built, loaded, written or paired; the message is one line for the user."""
+
+
+class DrafterDivergedError(RuntimeError):
+    """Updates in a row had no finite gradient: training must stop. The drafter's weights are the last good ones."""
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line, for messages that quote it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
