@@ -14,7 +14,7 @@ Invariants:
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,9 @@ from transformers import PreTrainedTokenizerBase
 from learners.attention import best_attention
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
+from learners.drafters.capture import HiddenCapture
+from learners.drafters.settings import CaptureSettings
+from learners.drafters.windows import Window
 from learners.errors import PolicyError
 from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
@@ -95,8 +98,25 @@ class Learner:
         shard_policy(self._policy, init_device_mesh(device.type, (world_size,)), self._wire_dtype)
         self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
         self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device)
+        self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
+
+    def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
+        """From now on, keep windows of these layers' hidden states from the passes that training makes anyway.
+
+        Raises:
+            DrafterError: the model has no such layer.
+            RuntimeError: a streamed step is half done.
+        """
+        self._expect_between_steps("another capture")
+        kept = HiddenCapture(self._policy.model, layers, settings)
+        self._trainee = replace(self._trainee, capture=kept)
+
+    def take_windows(self) -> list[Window]:
+        """What this rank's last training step left, once."""
+        windows, self._windows = self._windows, []
+        return windows
 
     def step(self, batch: TrainBatch) -> dict[str, float]:
         """Train on one batch; every rank gets all of it and takes its share.
@@ -123,6 +143,7 @@ class Learner:
         for index, minibatch in enumerate(minibatches):
             step.add(minibatch, starts[index] if starts is not None else None)
             step.update()
+        self._windows = step.windows
         return {**step.metrics(), "tokens": float(batch.tokens), "seconds": time.perf_counter() - started}
 
     def begin_step(self, version: int) -> None:
@@ -186,6 +207,7 @@ class Learner:
         started = time.perf_counter()
         streamed.step.update()
         metrics = streamed.step.metrics()
+        self._windows = streamed.step.windows
         self._streamed = None
         seconds = streamed.seconds + time.perf_counter() - started
         return {**metrics, "tokens": float(streamed.tokens), "seconds": seconds}

@@ -23,6 +23,7 @@ class MicroBatch:
 
     Attributes:
         packed: prompts and answers, on the CPU.
+        sequence_ids: of the row's sequences; empty where the row is there for the collectives alone.
         positions: [N] place in the row of the token before each trained one, ascending.
         sequence: [N] index of each token's sequence within the row.
         behaviour: [N] float32 behaviour logprobs.
@@ -31,6 +32,7 @@ class MicroBatch:
     """
 
     packed: PackedSequences
+    sequence_ids: tuple[str, ...]
     positions: Tensor
     sequence: Tensor
     behaviour: Tensor
@@ -124,6 +126,7 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
         start += len(sequence)
     return MicroBatch(
         packed=packed,
+        sequence_ids=tuple(sequence.sequence_id for sequence in sequences),
         positions=torch.tensor(positions, dtype=torch.int64),
         sequence=torch.tensor(owners, dtype=torch.int64),
         behaviour=torch.tensor(behaviour, dtype=torch.float32),

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.drafters.capture import HiddenCapture
+from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, Part
@@ -26,13 +28,19 @@ from learners.step_metrics import describe, record
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """What every step of one learner works on. `temperature`: at which the answers were sampled."""
+    """What every step of one learner works on.
+
+    Attributes:
+        temperature: at which the answers were sampled.
+        capture: keeps hidden states of the forward passes for a drafter's training; None keeps none.
+    """
 
     policy: Policy
     optimizer: ShardedAdamW
     algorithm: AlgorithmSettings
     temperature: float
     device: torch.device
+    capture: HiddenCapture | None = None
 
 
 class TrainingStep:
@@ -43,6 +51,8 @@ class TrainingStep:
         self._trainee = trainee
         self._meter = TokenMeter(trainee.device)
         self._norms: list[float] = []
+        self.windows: list[Window] = []
+        """What the capture kept."""
         self._open_minibatch()
 
     @property
@@ -84,7 +94,7 @@ class TrainingStep:
 
     def _add_micro_batch(self, micro: MicroBatch, start: Tensor | None) -> None:
         algorithm = self._trainee.algorithm
-        now: TokenLogprobs = self._trainee.policy(micro.packed, micro.positions, self._trainee.temperature)
+        now = self._forward(micro)
         if start is None and not self._norms:
             start = now.logprobs.detach()
         proximal = micro.behaviour if algorithm.old_logprobs == "behaviour" else start
@@ -95,3 +105,12 @@ class TrainingStep:
         loss.backward()
         self._loss += loss.detach()
         record(self._meter, entropy=now.entropy, micro=micro, start=start, seen=seen)
+
+    def _forward(self, micro: MicroBatch) -> TokenLogprobs:
+        policy, capture = self._trainee.policy, self._trainee.capture
+        if capture is None or not micro.sequence_ids:
+            return policy(micro.packed, micro.positions, self._trainee.temperature)
+        with capture.watch(micro.packed, micro.sequence_ids, self.version) as windows:
+            now: TokenLogprobs = policy(micro.packed, micro.positions, self._trainee.temperature)
+        self.windows += windows
+        return now
