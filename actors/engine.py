@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from actors.speculation.settings import SpeculationSettings
+from actors.speculation.step_record import StepRecord
+
 if TYPE_CHECKING:  # This module is plain data and stays free of torch.
     from learners.weights import WeightManifest
 
 FinishReason = Literal["stop", "length", "abort"]
 KvPolicy = Literal["keep", "recompute"]
 """What becomes of the KV of an answer in progress when the weights change: it stays, or is computed anew."""
+WeightStream = Literal["target", "drafter"]
+"""Whose weights an update carries. Each stream has versions of its own."""
 
 
 class EngineError(RuntimeError):
@@ -66,12 +71,28 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculated:
+    """What speculation did for an answer on this engine, its prefix apart.
+
+    Attributes:
+        drafted: tokens that were drafted and verified.
+        accepted: those of them that the target's draw agreed with.
+        drafter_versions: of the drafters that drafted them, ascending.
+    """
+
+    drafted: int = 0
+    accepted: int = 0
+    drafter_versions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A finished (or aborted) answer: its segments in order of sampling, neighbours of different versions."""
 
     request_id: str
     segments: tuple[Segment, ...]
     finish_reason: FinishReason
+    speculated: Speculated = Speculated()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -96,6 +117,19 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationStats:
+    """What speculation did since the last call.
+
+    Attributes:
+        trouble: why nothing is drafted; None while all is well, and where no speculation was asked for.
+        steps: the engine's steps, in order; of very many, the newest.
+    """
+
+    trouble: str | None = None
+    steps: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What an engine is started with.
 
@@ -109,6 +143,7 @@ class EngineSettings:
         gpu_memory_utilization: share of the GPU's memory for weights and KV cache.
         tied_head_remedy: repack the output head after an update where the backend keeps a packed copy of a tied head.
             Off only in the test that shows what attestation catches.
+        speculation: how tokens are drafted ahead; None drafts nothing.
     """
 
     model: str
@@ -124,6 +159,7 @@ class EngineSettings:
     transfer: Literal["gloo", "nccl"] = "gloo"
     tied_head_remedy: bool = True
     start_timeout_s: float = 600.0
+    speculation: SpeculationSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +207,12 @@ class Engine(Protocol):
     async def open_channel(self, address: ChannelAddress) -> None:
         """Join the sender's channel; blocks until both sides are there or the channel's timeout passes."""
 
-    async def receive_weights(self, manifest: "WeightManifest") -> Mapping[str, int]:
+    async def receive_weights(self, manifest: "WeightManifest", stream: WeightStream = "target") -> Mapping[str, int]:
         """Receive and load one set of weights while the sender sends it; call between `pause` and `resume`.
 
-        Tokens sampled from now on carry `manifest.version`; new requests never reuse KV of older weights.
+        Tokens sampled after an update of the target carry `manifest.version`; new requests never reuse KV of its older
+        weights. The drafter's weights change nothing about what is sampled; sending earlier ones again takes an
+        update back.
 
         Returns: the checksum (`learners.weights.checksum`) of each tensor as it arrived, by name.
         """
@@ -184,6 +222,9 @@ class Engine(Protocol):
 
         Returns: [len(token_ids) - 1].
         """
+
+    async def speculation_stats(self) -> SpeculationStats:
+        """What speculation did since the last call; empty where the engine does not speculate."""
 
     def load(self) -> EngineLoad:
         """The load right now, without waiting."""

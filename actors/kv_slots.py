@@ -22,15 +22,19 @@ class KvSlots:
         self._rows = torch.empty(0, dtype=torch.long)
         self._places = torch.empty(0, 0, dtype=torch.long)
 
-    def aim(self, rows: list[int], starts: list[int], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Say what the next forward pass writes: `tokens` tokens in each of these rows, from these positions on.
+    def aim(self, rows: list[int], starts: list[int], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Say what the next forward pass writes: in each of these rows so many tokens, from these positions on.
+
+        All rows of the pass are as long as the longest. What stands behind a shorter row's last token goes to that
+        token's place, and must be that token again.
 
         Returns:
             position ids [rows, tokens], and the mask [rows, 1, tokens, longest] that is True where a token attends.
         """
         self._rows = torch.tensor(rows)
-        self._places = torch.tensor(starts)[:, None] + torch.arange(tokens)
-        longest = max(starts) + tokens
+        within = torch.minimum(torch.arange(max(counts)), torch.tensor(counts)[:, None] - 1)
+        self._places = torch.tensor(starts)[:, None] + within
+        longest = int(self._places.max()) + 1
         return self._places, (torch.arange(longest) <= self._places[:, :, None])[:, None]
 
     def update(

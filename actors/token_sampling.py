@@ -3,9 +3,34 @@
 vLLM computes the same (`logprobs_mode="processed_logprobs"`); the contract tests hold the engines to it.
 """
 
+from typing import Protocol
+
 import torch
 
 from actors.engine import Sampling
+
+
+class Chance(Protocol):
+    """What decides where sampling is random. The tests put one in its place that plays out every outcome."""
+
+    def pick(self, probabilities: torch.Tensor) -> int:
+        """An index, drawn with these probabilities [n], which need not add up to one."""
+
+    def happens(self, probability: float) -> bool:
+        """True with this probability."""
+
+
+class SeededChance:
+    """By a request's own generator, so that its draws do not depend on what else runs."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def pick(self, probabilities: torch.Tensor) -> int:
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+    def happens(self, probability: float) -> bool:
+        return float(torch.rand((), generator=self.generator, dtype=torch.float64)) < probability
 
 
 def processed_logprobs(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -31,16 +56,15 @@ def processed_logprobs(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor
     return logits.log_softmax(-1)
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[int, float]:
+def draw(logits: torch.Tensor, sampling: Sampling, chance: Chance) -> tuple[int, float]:
     """A token and its logprob.
 
     Args:
         logits: [vocabulary].
-        generator: the request's own, so that its draws do not depend on what else runs.
     """
     if sampling.temperature == 0:
         token = int(logits.argmax())
         return token, float(logits.float().log_softmax(-1)[token])
     logprobs = processed_logprobs(logits, sampling)
-    token = int(torch.multinomial(logprobs.exp(), 1, generator=generator))
+    token = chance.pick(logprobs.exp())
     return token, float(logprobs[token])

@@ -3,78 +3,60 @@
 It is small and exact, not fast: the oracle of the tests, and the place for decode loops that vLLM cannot run.
 
 Invariants:
-- one step at a time touches the model (`_model_lock`); pausing, aborting, updating and scoring happen between steps;
+- one step at a time touches the model and the drafter (`_model_lock`); pausing, aborting, updating and scoring happen
+  between steps;
 - what a request samples depends on its prompt, its prefix, its seed and the weights alone, up to float rounding in
-  batched sums;
+  batched sums. That holds with a drafter whose drafts are no draws (`actors.speculation.verification`): the tokens are
+  those without it. Drafts that are drawn take draws of their own from the request's generator: with such a drafter a
+  seed gives other tokens of the same law, which change with the drafter's version and with the draft lengths;
 - a request's KV is its own, from its first step to its end or to the next pause that asks to recompute it; nothing
   else is kept, so nothing can be stale.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from actors.answer_room import answer_room
-from actors.continuation import drawing_seed, joined, sequence_so_far
 from actors.engine import (
     ChannelAddress,
     Completion,
     EngineError,
     EngineLoad,
     EngineSettings,
-    FinishReason,
     GenerationRequest,
     KvPolicy,
-    Segment,
+    SpeculationStats,
+    WeightStream,
 )
 from actors.kv_slots import KvSlots
-from actors.token_sampling import draw
+from actors.running_answer import RunningAnswer, begun
+from actors.speculation.drafter import Speculation
+from actors.torch_decoder import TorchDecoder
 from actors.weight_receiver import GlooReceiver
 from actors.weight_rendezvous import WeightTransferError
 from learners.weights import WeightManifest, checksum
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A request in progress.
-
-    Attributes:
-        sequence: prompt, prefix and what was sampled since.
-        room: tokens that it may sample.
-        slot: its place in the KV cache, None while it waits for one.
-        cached: tokens of the sequence whose KV stands there: none, or all but the last.
-        token_ids, logprobs, versions: of what was sampled since the prefix.
-    """
-
-    request: GenerationRequest
-    sequence: list[int]
-    room: int
-    generator: torch.Generator
-    ended: "asyncio.Future[FinishReason]"
-    slot: int | None = None
-    cached: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-
-
 class TorchEngine:
     """See `actors.engine.Engine`."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, speculation: Speculation | None = None) -> None:
+        """
+        Args:
+            speculation: None decodes token by token.
+        """
         if settings.transfer != "gloo":
             raise ValueError("the torch engine receives weights over gloo: set rollout.engine=vllm to use nccl")
         self._settings = settings
-        self._slots = KvSlots(settings.max_running, settings.context_length)
+        self._speculation = speculation
         self._free = list(range(settings.max_running))
-        self._requests: dict[str, _Running] = {}
+        self._requests: dict[str, RunningAnswer] = {}
         self._version = 0
         self._model: PreTrainedModel | None = None
+        self._decoder: TorchDecoder | None = None
         self._receiver: GlooReceiver | None = None
         self._model_lock = asyncio.Lock()
         self._resumed = asyncio.Event()
@@ -86,7 +68,10 @@ class TorchEngine:
     async def start(self) -> None:
         torch.set_num_threads(self._settings.threads)
         self._model = await asyncio.to_thread(_load, self._settings)
-        self._stepper = asyncio.create_task(self._step_for_ever())
+        slots = KvSlots(self._settings.max_running, self._settings.context_length)
+        self._decoder = TorchDecoder(self._model, slots, self._speculation)
+        self._stepper = asyncio.create_task(self._step_for_ever(self._decoder))
+        self._stepper.add_done_callback(self._stepper_ended)
 
     async def shutdown(self) -> None:
         stepper, self._stepper = self._stepper, None
@@ -95,23 +80,18 @@ class TorchEngine:
             await asyncio.wait({stepper}, timeout=_STEP_TIMEOUT_S)
         self._fail("the engine was shut down")
         self._model = None
+        self._decoder = None
         self._receiver = None
 
     async def generate(self, request: GenerationRequest) -> Completion:
         if request.request_id in self._requests:
             raise ValueError(f"request id {request.request_id} is in use: ids are unique over the life of an engine")
         _ = self._alive
-        running = _Running(
-            request,
-            list(sequence_so_far(request)),
-            answer_room(request, self._settings.context_length),
-            torch.Generator().manual_seed(drawing_seed(request)),
-            asyncio.get_running_loop().create_future(),
-        )
+        running = begun(request, self._settings.context_length)
         self._requests[request.request_id] = running
         self._work.set()
         try:
-            return _completion(running, await running.ended)
+            return running.completion(await running.ended)
         finally:
             del self._requests[request.request_id]
             if running.slot is not None:
@@ -131,6 +111,8 @@ class TorchEngine:
             if kv == "recompute":
                 for running in self._requests.values():
                     running.cached = 0
+                if self._decoder is not None:
+                    self._decoder.drop_kv()
 
     async def resume(self) -> None:
         self._resumed.set()
@@ -138,15 +120,20 @@ class TorchEngine:
     async def open_channel(self, address: ChannelAddress) -> None:
         self._receiver = await asyncio.to_thread(GlooReceiver, address)
 
-    async def receive_weights(self, manifest: WeightManifest) -> Mapping[str, int]:
+    async def receive_weights(self, manifest: WeightManifest, stream: WeightStream = "target") -> Mapping[str, int]:
         if self._receiver is None:
             raise WeightTransferError("no weight channel is open")
         model = self._alive
-        tensors = await asyncio.to_thread(self._receiver.receive, manifest)
+        tensors = dict(await asyncio.to_thread(self._receiver.receive, manifest))
         async with self._model_lock:
-            checksums = await asyncio.to_thread(_load_weights, model, dict(tensors))
-            self._version = manifest.version
-        return checksums
+            if stream == "drafter":
+                await asyncio.to_thread(self._load_drafter, tensors, manifest.version)
+            else:
+                await asyncio.to_thread(_load_weights, model, tensors)
+                self._version = manifest.version
+            if self._speculation is not None:
+                self._speculation.updated(stream)
+        return {name: checksum(tensor) for name, tensor in tensors.items()}
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         if not 2 <= len(token_ids) <= self._settings.context_length:
@@ -157,33 +144,39 @@ class TorchEngine:
         async with self._model_lock:
             return await asyncio.to_thread(_score, self._alive, list(token_ids))
 
+    async def speculation_stats(self) -> SpeculationStats:
+        async with self._model_lock:
+            return SpeculationStats(steps=self._decoder.take_records() if self._decoder is not None else ())
+
     def load(self) -> EngineLoad:
         started = [r for r in self._requests.values() if r.slot is not None]
         held = sum(len(r.sequence) for r in started)
         capacity = self._settings.max_running * self._settings.context_length
         return EngineLoad(len(started), len(self._requests) - len(started), held / capacity)
 
-    async def _step_for_ever(self) -> None:
-        try:
-            while True:
-                await self._resumed.wait()
-                await self._work.wait()
-                async with self._model_lock:
-                    if not self._resumed.is_set():
-                        continue
-                    running = self._admit()
-                    if not running:
-                        self._work.clear()
-                        continue
-                    drawn = await asyncio.to_thread(self._step, running)
-                    for request, (token, logprob) in zip(running, drawn, strict=True):
-                        self._append(request, token, logprob)
-                # Let finished calls return, and free their slots, before the next step.
-                await asyncio.sleep(0)
-        except (RuntimeError, ValueError, IndexError) as error:
+    async def _step_for_ever(self, decoder: TorchDecoder) -> None:
+        while True:
+            await self._resumed.wait()
+            await self._work.wait()
+            async with self._model_lock:
+                if not self._resumed.is_set():
+                    continue
+                decoder.keep_only(self._requests)
+                running = self._admit()
+                if not running:
+                    self._work.clear()
+                    continue
+                await asyncio.to_thread(decoder.step, running, self._version)
+                for answer in running:
+                    answer.end_if_whole()
+            # Let finished calls return, and free their slots, before the next step.
+            await asyncio.sleep(0)
+
+    def _stepper_ended(self, stepper: "asyncio.Task[None]") -> None:
+        if not stepper.cancelled() and (error := stepper.exception()) is not None:
             self._fail(f"a decoding step failed: {error}")
 
-    def _admit(self) -> list[_Running]:
+    def _admit(self) -> list[RunningAnswer]:
         """The requests to step: all that hold a slot, and as many waiting ones as there are free slots."""
         unfinished = [r for r in self._requests.values() if not r.ended.done()]
         for request in unfinished:
@@ -191,47 +184,13 @@ class TorchEngine:
                 request.slot = self._free.pop()
         return [r for r in unfinished if r.slot is not None]
 
-    @torch.inference_mode()
-    def _step(self, running: list[_Running]) -> list[tuple[int, float]]:
-        """One token for each: a forward pass over each sequence without KV, and one over all others' last tokens."""
-        logits: dict[int, torch.Tensor] = {}
-        for i, request in enumerate(running):
-            if not request.cached:
-                logits[i] = self._forward([request], [request.sequence], [0])[0]
-        cached = [i for i, r in enumerate(running) if r.cached]
-        if cached:
-            batch = [running[i] for i in cached]
-            rows = self._forward(batch, [[r.sequence[-1]] for r in batch], [r.cached for r in batch])
-            logits |= dict(zip(cached, rows, strict=True))
-        return [draw(logits[i], r.request.sampling, r.generator) for i, r in enumerate(running)]
-
-    def _forward(self, batch: list[_Running], token_ids: list[list[int]], starts: list[int]) -> torch.Tensor:
-        """[batch, vocabulary] logits after the last of these tokens."""
-        slots = [r.slot for r in batch if r.slot is not None]
-        positions, mask = self._slots.aim(slots, starts, len(token_ids[0]))
-        output = self._alive(
-            input_ids=torch.tensor(token_ids),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._slots,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        last: torch.Tensor = output.logits[:, -1]
-        return last
-
-    def _append(self, running: _Running, token: int, logprob: float) -> None:
-        running.cached = len(running.sequence)
-        running.sequence.append(token)
-        running.token_ids.append(token)
-        running.logprobs.append(logprob)
-        running.versions.append(self._version)
-        if running.ended.done():
-            return
-        if token in running.request.sampling.stop_token_ids:
-            running.ended.set_result("stop")
-        elif len(running.token_ids) == running.room:
-            running.ended.set_result("length")
+    def _load_drafter(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
+        if self._speculation is None:
+            raise WeightTransferError("weights of a drafter came to an engine that has none")
+        try:
+            self._speculation.drafter.load_weights(tensors, version)
+        except ValueError as error:
+            raise WeightTransferError(f"version {version} of the drafter was not loaded: {error}") from error
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
@@ -259,15 +218,14 @@ def _load(settings: EngineSettings) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def _load_weights(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Copy these tensors into the model, all or none, and give their checksums as they arrived."""
+def _load_weights(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy these tensors into the model, all or none."""
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state or state[name].shape != tensor.shape:
             raise WeightTransferError(f"the model has no tensor {name} of shape {tuple(tensor.shape)}")
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
-    return {name: checksum(tensor) for name, tensor in tensors.items()}
 
 
 @torch.inference_mode()
@@ -276,13 +234,3 @@ def _score(model: PreTrainedModel, token_ids: list[int]) -> list[float]:
     logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
     values: list[float] = logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
     return values
-
-
-def _completion(running: _Running, reason: FinishReason) -> Completion:
-    segments = list(running.request.prefix)
-    start = 0
-    for version, run in groupby(running.versions):
-        end = start + len(list(run))
-        segments.append(Segment(version, tuple(running.token_ids[start:end]), tuple(running.logprobs[start:end])))
-        start = end
-    return Completion(running.request.request_id, joined(segments), reason)

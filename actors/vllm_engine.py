@@ -7,18 +7,18 @@ Invariants, and what keeps them:
 - a pause that asks to recompute the KV of requests in progress empties the cache and puts them back into vLLM's
   queue, where they keep their tokens and their random generator. Nothing is prefilled while the engine is paused, so
   all of it happens after `resume`, under the new weights, and what they then share of a prompt is new too;
-- a dead engine process ends every waiting call with `EngineError`, within `_LIVENESS_S`.
+- a dead engine process ends every waiting call with `EngineError`, within `_LIVENESS_S`;
+- speculation changes the speed alone: vLLM's verification is exact, and a drafter that fails stops drafting.
 
 While the engine is paused, `score` and new `generate` calls wait for `resume`.
 """
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from actors.answer_room import answer_room
-from actors.continuation import drawing_seed, joined, sequence_so_far
+from actors.continuation import joined, sequence_so_far
 from actors.engine import (
     ChannelAddress,
     Completion,
@@ -29,8 +29,15 @@ from actors.engine import (
     GenerationRequest,
     KvPolicy,
     Segment,
+    Speculated,
+    SpeculationStats,
+    WeightStream,
 )
+from actors.speculation.drafter_check import check_drafter, check_manifest
+from actors.speculation.settings import LEARNED, SpeculationSettings
+from actors.speculation.step_record import StepRecord
 from actors.vllm_launch import import_vllm, launch
+from actors.vllm_sampling import sampling_params
 from actors.weight_rendezvous import WeightTransferError
 from learners.weights import WeightManifest
 
@@ -43,8 +50,6 @@ _LIVENESS_S = 0.5
 """How often a waiting call looks whether the engine's process is still there, seconds."""
 _CALL_TIMEOUT_S = 300.0
 """Bound of a control call or a scoring; generation is bounded by its caller."""
-_STREAM_INTERVAL = 64
-"""Tokens between two partial outputs. The first token is reported at once, the rest in few large pieces."""
 _Result = TypeVar("_Result")
 
 
@@ -53,6 +58,7 @@ class _Running:
     """One `generate` call: what it has sampled so far, and what was asked of it meanwhile."""
 
     request: GenerationRequest
+    internal_id: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     abort: bool = False
@@ -64,6 +70,8 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._speculation = settings.speculation
+        self._trouble: str | None = None
         self._llm: AsyncLLM | None = None
         self._updates = 0
         self._channel_timeout_s = 0.0
@@ -71,10 +79,19 @@ class VllmEngine:
         self._scores = 0
 
     async def start(self) -> None:
+        """See `Engine.start`.
+
+        Raises:
+            ValueError: the drafter cannot be used, and the settings require it.
+        """
+        await asyncio.to_thread(self._check_drafter)
         await asyncio.to_thread(import_vllm, self._settings)
-        llm = await asyncio.to_thread(launch, self._settings)
+        llm = await asyncio.to_thread(launch, replace(self._settings, speculation=self._speculation))
         self._llm = llm
         await self._call(llm.update_weight_version("0"))
+        if self._drafter is not None:
+            retained = self._drafter.retained_mib * 2**20
+            await self._call(llm.collective_rpc("defer_drafting", args=(retained,)))
 
     async def shutdown(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -98,7 +115,7 @@ class VllmEngine:
             while True:
                 output = await self._sample(running, params)
                 if not running.restart:
-                    return _completion(running, output)
+                    return _completion(running, output, await self._speculated(running))
                 running.restart = False
         finally:
             del self._running[request.request_id]
@@ -132,9 +149,18 @@ class VllmEngine:
             raise WeightTransferError(f"the engine could not join the weight channel: {error}") from error
         self._channel_timeout_s = address.timeout_s
 
-    async def receive_weights(self, manifest: WeightManifest) -> Mapping[str, int]:
+    async def receive_weights(self, manifest: WeightManifest, stream: WeightStream = "target") -> Mapping[str, int]:
+        """See `Engine.receive_weights`.
+
+        Raises:
+            ValueError: the manifest is not what the drafter loads; nothing was received.
+            WeightTransferError: nothing was loaded, or the drafter in part, which stops it until it is sent whole.
+            EngineError: the target was loaded in part.
+        """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
+        if stream == "drafter":
+            await self._check_drafter_manifest(manifest)
         update = {
             "version": manifest.version,
             "names": [spec.name for spec in manifest.tensors],
@@ -142,20 +168,36 @@ class VllmEngine:
             "shapes": [list(spec.shape) for spec in manifest.tensors],
         }
         llm = self._alive
+        label = str(manifest.version) if stream == "target" else None
         try:
-            await self._call(llm.start_weight_update())
+            await self._call(llm.start_weight_update() if stream == "target" else llm.start_draft_weight_update())
             transfer = llm.update_weights(WeightTransferUpdateRequest(update_info=update))
             await self._call(transfer, self._channel_timeout_s + _CALL_TIMEOUT_S)
-            await self._call(llm.finish_weight_update(weight_version=str(manifest.version)))
+            await self._call(llm.finish_weight_update(weight_version=label))
         except EngineError:
             raise
         except Exception as error:
-            if all(await self._call(llm.collective_rpc("weights_intact"))):
-                raise WeightTransferError(f"version {manifest.version} did not arrive: {error}") from error
-            raise EngineError(f"version {manifest.version} was loaded in part: {error}") from error
-        self._updates += 1
-        await self._restart_unstarted()
+            raise await self._failed_update(manifest.version, error) from error
+        if stream == "drafter":
+            await self._call(llm.collective_rpc("drafter_renewed", args=(None,)))
+            await self._ask_scheduler("note_drafter_update", manifest.version)
+        else:
+            self._updates += 1
+            await self._restart_unstarted()
+            if self._speculation is not None:
+                await self._ask_scheduler("note_target_update")
         return agreed_checksums(await self._call(llm.collective_rpc("received_checksums")))
+
+    async def speculation_stats(self) -> SpeculationStats:
+        """What speculation did since the last call; empty where the engine does not speculate."""
+        if self._speculation is None:
+            return SpeculationStats(self._trouble, ())
+        troubles = await self._call(self._alive.collective_rpc("drafting_trouble"))
+        records = cast("list[dict[str, Any]]", await self._ask_scheduler("take_records"))
+        return SpeculationStats(
+            next((trouble for trouble in troubles if trouble), None),
+            tuple(StepRecord(**fields | {"by_position": tuple(fields["by_position"])}) for fields in records),
+        )
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """See `Engine.score`; at most `context_length - 1` tokens, because vLLM must sample one more to score.
@@ -175,10 +217,10 @@ class VllmEngine:
         if self._llm is None:
             return EngineLoad(running=0, waiting=0, kv_use=0.0)
         started = [running for running in self._running.values() if running.token_ids]
-        held = sum(len(sequence_so_far(running.request)) + len(running.token_ids) for running in started)
         cache = self._llm.vllm_config.cache_config
-        capacity = cache.num_gpu_blocks * cache.block_size
-        return EngineLoad(len(started), len(self._running) - len(started), min(1.0, held / capacity))
+        lengths = [len(sequence_so_far(running.request)) + len(running.token_ids) for running in started]
+        blocks = sum(-(-length // cache.block_size) for length in lengths)
+        return EngineLoad(len(started), len(self._running) - len(started), min(1.0, blocks / cache.num_gpu_blocks))
 
     async def _sample(self, running: _Running, params: "SamplingParams") -> "CompletionOutput":
         """Submit once, and gather the tokens until vLLM says that the request ended."""
@@ -191,6 +233,7 @@ class VllmEngine:
         prompt = tokens_input(list(sequence_so_far(running.request)), cache_salt=self._salt)
         try:
             outputs = await self._call(llm.add_request(running.request.request_id, prompt, params))
+            running.internal_id = outputs.request_id
             try:
                 if running.abort:
                     await self._call(llm.abort(outputs.request_id, internal=True))
@@ -224,6 +267,52 @@ class VllmEngine:
         async for output in self._alive.generate(prompt, params, request_id):
             logprobs: Sequence[float] = output.prompt_logprobs.logprobs
         return logprobs
+
+    def _check_drafter(self) -> None:
+        if self._speculation is None:
+            return
+        try:
+            check_drafter(self._settings.model, self._speculation)
+        except ValueError as error:
+            if self._speculation.required:
+                raise
+            self._trouble = str(error)
+            self._speculation = None
+
+    async def _check_drafter_manifest(self, manifest: WeightManifest) -> None:
+        if self._drafter is None or self._drafter.drafter is None:
+            raise ValueError("this engine has no drafter that takes weights")
+        shared = (await self._call(self._alive.collective_rpc("shared_with_target")))[0]
+        await asyncio.to_thread(check_manifest, self._drafter.drafter, manifest, shared)
+
+    async def _failed_update(self, version: int, error: Exception) -> Exception:
+        """What the caller is to be told; a drafter that was loaded in part is stopped."""
+        llm = self._alive
+        torn = await self._call(llm.collective_rpc("torn_weights"))
+        if "target" in torn:
+            return EngineError(f"version {version} was loaded in part: {error}")
+        if "drafter" not in torn:
+            return WeightTransferError(f"version {version} did not arrive: {error}")
+        trouble = f"version {version} of the drafter was loaded in part: {error}"
+        await self._call(llm.collective_rpc("drafter_renewed", args=(trouble,)))
+        return WeightTransferError(trouble)
+
+    async def _speculated(self, running: _Running) -> Speculated:
+        if self._speculation is None:
+            return Speculated()
+        answer = await self._ask_scheduler("take_answer", running.internal_id)
+        drafted, accepted, *versions = cast("list[int]", answer)
+        return Speculated(drafted, accepted, tuple(versions))
+
+    async def _ask_scheduler(self, question: str, *arguments: int | str) -> object:
+        """Call this method of `actors.speculation.vllm_scheduler`'s scheduler, in the engine's process."""
+        core = self._alive.engine_core
+        return await self._call(core.call_utility_async("speculation", question, list(arguments)))
+
+    @property
+    def _drafter(self) -> SpeculationSettings | None:
+        """The settings, if a drafter with weights of its own is at work."""
+        return self._speculation if self._speculation is not None and self._speculation.kind in LEARNED else None
 
     async def _restart_unstarted(self) -> None:
         """Submit afresh what has no token yet: its prompt may be hashed, or half computed, under older weights."""
@@ -274,33 +363,6 @@ _SHUTDOWN_GRACE_S = 1.0
 _FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
-def sampling_params(request: GenerationRequest, context_length: int) -> "SamplingParams":
-    """vLLM's parameters for this request.
-
-    Raises:
-        ValueError: see `answer_room`.
-    """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    sampling = request.sampling
-    return SamplingParams(
-        max_tokens=answer_room(request, context_length),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        stop_token_ids=list(sampling.stop_token_ids),
-        # Only the request says what ends an answer, not the checkpoint.
-        ignore_eos=True,
-        seed=drawing_seed(request),
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-        stream_interval=_STREAM_INTERVAL,
-    )
-
-
 def agreed_checksums(by_worker: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """The checksums that all workers of an engine report; `DISAGREEMENT` where they do not agree."""
     first, *others = by_worker
@@ -314,7 +376,7 @@ DISAGREEMENT = -1
 """No checksum has this value, so attestation fails."""
 
 
-def _completion(running: _Running, output: "CompletionOutput") -> Completion:
+def _completion(running: _Running, output: "CompletionOutput", speculated: Speculated) -> Completion:
     reason = _FINISH_REASONS.get(output.finish_reason)
     if reason is None:
         raise EngineError(f"vLLM ended request {running.request.request_id} with {output.finish_reason!r}")
@@ -322,4 +384,4 @@ def _completion(running: _Running, output: "CompletionOutput") -> Completion:
         Segment(int(s.version), tuple(running.token_ids[s.start : s.end]), tuple(running.logprobs[s.start : s.end]))
         for s in output.weight_versions or ()
     ]
-    return Completion(running.request.request_id, joined([*running.request.prefix, *sampled]), reason)
+    return Completion(running.request.request_id, joined([*running.request.prefix, *sampled]), reason, speculated)

@@ -12,14 +12,19 @@ On the CPU:
   answer that is read anew, beside a token of every other request.
 - the size of the KV cache is given, so that vLLM skips the profiling run by which it would guess it;
 - nothing is compiled: an update replaces packed weights, which compiled code may hold on to.
+
+With speculation, vLLM gets our own scheduler and the longest draft length; every length that the governor may choose is
+declared, which is what vLLM captures graphs by. Learned drafters read one and the same KV blocks as the target.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from actors.engine import EngineSettings
+from actors.speculation.settings import SpeculationSettings
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -29,6 +34,12 @@ WORKER_EXTENSION = "actors.vllm_worker.WeightWorker"
 """What vLLM imports in its worker process."""
 TIED_HEAD_REMEDY = "paceline_tied_head_remedy"
 """Key in vLLM's `additional_config`: whether the worker repacks a tied head after an update."""
+SPECULATION = "paceline_speculation"
+"""Key in vLLM's `additional_config`: the `SpeculationSettings` as plain data, for the scheduler."""
+SUFFIX_PROPOSER = "actors.speculation.vllm_suffix.SuffixProposer"
+"""What vLLM makes in its worker to draft from suffixes."""
+_VLLM = "0.32."
+"""Versions of vLLM whose scheduler and model runner the speculation here is written for."""
 _MAX_BATCHED_TOKENS = 8192
 """Tokens of one forward pass, over all requests."""
 
@@ -47,6 +58,7 @@ def launch(settings: EngineSettings) -> "AsyncLLM":
     """Start vLLM with this model; blocks until it is ready to generate.
 
     Raises:
+        ValueError: speculation cannot be had as asked for.
         Whatever vLLM raises on a model that it cannot load; nothing is left running.
     """
     with _environment(_variables(settings)), _bound_to(settings.cpu_cores):
@@ -72,7 +84,7 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
         seed=settings.seed,
         max_model_len=settings.context_length,
         max_num_seqs=settings.max_running,
-        max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length + settings.max_running),
+        max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length + _decoded_at_once(settings)),
         tensor_parallel_size=settings.tensor_parallel,
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
@@ -82,6 +94,8 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
         disable_log_stats=True,
         use_tqdm_on_load=False,
     )
+    if settings.speculation is not None:
+        _speculate(arguments, settings.speculation, on_cpu=on_cpu)
     if on_cpu:
         arguments.enforce_eager = True
         arguments.enable_chunked_prefill = False
@@ -90,6 +104,44 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
     else:
         arguments.gpu_memory_utilization = settings.gpu_memory_utilization
     return arguments
+
+
+def _decoded_at_once(settings: EngineSettings) -> int:
+    """Most tokens that the running answers put into one pass: each its last one and its draft."""
+    return settings.max_running * (1 + (settings.speculation.longest if settings.speculation else 0))
+
+
+def _speculate(arguments: "AsyncEngineArgs", speculation: SpeculationSettings, *, on_cpu: bool) -> None:
+    import vllm
+
+    if not vllm.__version__.startswith(_VLLM):
+        raise ValueError(f"speculation in vLLM is written for {_VLLM}x, and {vllm.__version__} is installed")
+    if speculation.draft_sampling == "probabilistic" and not on_cpu:
+        raise ValueError(
+            "speculation.draft_sampling=probabilistic: on GPUs nothing keeps a drafter whose probabilities are not "
+            "finite from changing what is sampled; use greedy"
+        )
+    scheduler = "GovernedScheduler" if on_cpu else "GovernedAsyncScheduler"
+    arguments.scheduler_cls = f"actors.speculation.vllm_scheduler.{scheduler}"
+    arguments.additional_config[SPECULATION] = asdict(speculation)
+    arguments.speculative_config = speculative_config(speculation)
+
+
+def speculative_config(speculation: SpeculationSettings) -> dict[str, object]:
+    """vLLM's own settings for this; verification is always vLLM's exact one."""
+    if speculation.kind == "suffix":
+        return {"method": "custom_class", "model": SUFFIX_PROPOSER, "num_speculative_tokens": speculation.longest}
+    return {
+        "method": speculation.kind,
+        "model": speculation.drafter,
+        "num_speculative_tokens": speculation.longest,
+        # The batch sizes stand for nothing: the scheduler asks the governor. Only the lengths count, as declarations.
+        "num_speculative_tokens_per_batch_size": [
+            (size, size, length) for size, length in enumerate(speculation.lengths, 1)
+        ],
+        "draft_sample_method": speculation.draft_sampling,
+        "rejection_sample_method": "standard",
+    }
 
 
 def _variables(settings: EngineSettings) -> dict[str, str]:

@@ -6,11 +6,13 @@ it registers the engines and readies the process.
 Invariants:
 - the checksum of each tensor is taken of the bytes as they arrived, before anything is loaded;
 - over gloo nothing is loaded until all tensors are there, so a failed transfer leaves the old weights whole
-  (`weights_intact`); over NCCL tensors are loaded as they come, so a failed transfer costs the engine;
-- after an update every copy that the backend keeps of a weight is new, a tied head's packed copy included.
+  (`torn_weights`); over NCCL tensors are loaded as they come, so a failed transfer costs the engine;
+- after an update every copy that the backend keeps of a weight is new, a tied head's packed copy included;
+- an update of the drafter leaves the target's weights alone, also when it fails: what both share goes by the target.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +26,14 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
+from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from actors.engine import ChannelAddress
+from actors.engine import ChannelAddress, WeightStream
+from actors.speculation.vllm_cpu_remedy import repair_verification
+from actors.speculation.vllm_drafting import DeferredDrafting
+from actors.speculation.vllm_verification import verify_drafts_alone
 from actors.vllm_launch import TIED_HEAD_REMEDY
 from actors.weight_channel import NCCL_ID_KEY
 from actors.weight_receiver import GlooReceiver
@@ -76,21 +84,33 @@ class AttestingTransferEngine(WeightTransferEngine[JoinInfo, UpdateInfo]):
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self.received: dict[str, int] = {}
-        self.intact = True
+        self.torn: WeightStream | None = None
 
     def start_weight_update(self) -> None:
         self.received = {}
+        if self.torn == "drafter":
+            self.torn = None
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu() and self.vllm_config.additional_config.get(TIED_HEAD_REMEDY, True):
             repack_tied_heads(self.model)
-        self.intact = True
+        self.torn = None
 
-    def begin_loading(self) -> None:
-        """From here to `finish_weight_update` the model is between two versions."""
-        self.intact = False
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """From here to `finish_weight_update` the model is between two versions.
+
+        A failure costs the model its weights. If that is the drafter, what it shares with the target gets its own back.
+        """
+        self.torn = "target" if self.model is self._default_model else "drafter"
         initialize_layerwise_reload(self.model)
+        try:
+            yield
+        except BaseException:
+            if self.torn == "drafter":
+                finalize_layerwise_reload(self.model, self.model_config)
+            raise
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Note what arrived, and hand it to the model's own loader."""
@@ -122,8 +142,8 @@ class GlooTransferEngine(AttestingTransferEngine):
         if self._receiver is None:
             raise WeightTransferError("no weight channel is open")
         tensors = self._receiver.receive(update_info.manifest)
-        self.begin_loading()
-        self.load((name, tensor.to(self.device)) for name, tensor in tensors)
+        with self.loading():
+            self.load((name, tensor.to(self.device)) for name, tensor in tensors)
 
     def shutdown(self) -> None:
         self._receiver = None
@@ -147,14 +167,14 @@ class NcclTransferEngine(AttestingTransferEngine):
             raise WeightTransferError("no weight channel is open")
         manifest = update_info.manifest
         self._rendezvous.expect(manifest, self.rank())
-        self.begin_loading()
-        packed_nccl_broadcast_consumer(
-            iterator=((spec.name, (list(spec.shape), getattr(torch, spec.dtype))) for spec in manifest.tensors),
-            group=self._group,
-            src=0,
-            post_unpack_func=self.load,
-            device=self.device,
-        )
+        with self.loading():
+            packed_nccl_broadcast_consumer(
+                iterator=((spec.name, (list(spec.shape), getattr(torch, spec.dtype))) for spec in manifest.tensors),
+                group=self._group,
+                src=0,
+                post_unpack_func=self.load,
+                device=self.device,
+            )
         self._rendezvous.confirm(self.rank())
 
     def shutdown(self) -> None:
@@ -167,14 +187,58 @@ class WeightWorker:
     """Mixed into vLLM's worker: what the engine asks of it through `collective_rpc`."""
 
     weight_transfer_engine: AttestingTransferEngine
+    model_runner: GPUModelRunner
+    drafting: DeferredDrafting | None = None
+
+    def defer_drafting(self, retained_bytes: int) -> bool:
+        """Make steps without drafts nearly free, where this is the model runner that `DeferredDrafting` knows."""
+        runner = self.model_runner
+        if isinstance(runner, CPUModelRunner) and isinstance(runner.drafter, SpecDecodeBaseProposer):
+            self.drafting = DeferredDrafting(runner, retained_bytes)
+        return self.drafting is not None
+
+    def read_along(self, always: bool) -> None:
+        """Let the drafter read along in every step, as in vLLM itself; for tests and measurements of the difference."""
+        if self.drafting is not None:
+            self.drafting.defer = not always
+
+    def drafting_trouble(self) -> str | None:
+        """Why nothing is drafted although it is asked for; None while all is well."""
+        return self.drafting.trouble if self.drafting else None
+
+    def drafter_renewed(self, trouble: str | None) -> None:
+        """The drafter has new weights, or, if there was trouble, a mixture of old and new ones."""
+        if self.drafting is not None:
+            self.drafting.weights_renewed(trouble)
+
+    def shared_with_target(self) -> list[str]:
+        """The drafter's parts, of ``"embed_tokens"`` and ``"lm_head"``, that are the target's own."""
+        target = {id(module) for module in self.model_runner.get_model().modules()}
+        drafter = self.model_runner.get_draft_model().named_modules()
+        shared = {name.rpartition(".")[2] for name, module in drafter if id(module) in target}
+        return sorted(shared & {"embed_tokens", "lm_head"})
 
     def received_checksums(self) -> dict[str, int]:
         """Checksum of each tensor of the last update, as it arrived at this worker."""
         return self.weight_transfer_engine.received
 
-    def weights_intact(self) -> bool:
-        """Whether the model holds one whole set of weights, the old or the new."""
-        return self.weight_transfer_engine.intact
+    def torn_weights(self) -> WeightStream | None:
+        """Which model holds a mixture of two sets of weights, if the last update failed half-way."""
+        return self.weight_transfer_engine.torn
+
+
+def _share_lacking_part(share: Callable[[SpecDecodeBaseProposer, torch.nn.Module], None], own: str) -> None:
+    """Let a drafter share a part with the target only if its checkpoint lacks that part.
+
+    vLLM also shares a part that merely equals the target's at the start, as the copied head of a fresh EAGLE-3 drafter
+    does. The head would then be no longer the drafter's, and an update of the drafter would overwrite the target's.
+    """
+
+    def share_if_lacking(proposer: SpecDecodeBaseProposer, target: torch.nn.Module) -> None:
+        if not getattr(proposer.model, own, False):
+            share(proposer, target)
+
+    setattr(SpecDecodeBaseProposer, share.__name__, share_if_lacking)
 
 
 def repack_tied_heads(model: torch.nn.Module) -> None:
@@ -199,3 +263,8 @@ if torch.cpu._is_amx_tile_supported():
     torch.cpu._init_amx()
 WeightTransferEngineFactory.register_engine("paceline_gloo", GlooTransferEngine)
 WeightTransferEngineFactory.register_engine("paceline_nccl", NcclTransferEngine)
+_share_lacking_part(SpecDecodeBaseProposer._maybe_share_embeddings, "has_own_embed_tokens")
+_share_lacking_part(SpecDecodeBaseProposer._maybe_share_lm_head, "has_own_lm_head")
+if current_platform.is_cpu():
+    repair_verification()
+    verify_drafts_alone()

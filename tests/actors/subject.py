@@ -38,7 +38,12 @@ class Subject:
         tied: bool,
         tied_head_remedy: bool = True,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        make: Callable[[EngineSettings], Engine] | None = None,
     ) -> None:
+        """
+        Args:
+            make: makes the engine where its kind alone does not say how.
+        """
         self.kind = kind
         self.tied = tied
         self.reference: Qwen3ForCausalLM = model_of(0, tied=tied)
@@ -56,7 +61,7 @@ class Subject:
             kv_cache_gib=0.25,
             tied_head_remedy=tied_head_remedy,
         )
-        self.engine: Engine = make_engine("vllm" if kind == "vllm" else "torch", settings)
+        self.engine: Engine = make(settings) if make else make_engine("vllm" if kind == "vllm" else "torch", settings)
         self.run(self.engine.start(), timeout_s=240)
 
     def close(self) -> None:

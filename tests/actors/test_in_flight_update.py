@@ -81,9 +81,13 @@ def begin_at_all_stages(subject: Subject) -> list[Call]:
 
 
 def under_way(subject: Subject) -> None:
-    """Wait until the answers in progress have grown by several tens of tokens each."""
+    """Wait until the answers in progress have grown by several tens of tokens each.
+
+    vLLM gives KV out in blocks of 128 tokens, the torch engine token by token.
+    """
     start = subject.engine.load().kv_use
-    subject.until(lambda: subject.engine.load().kv_use > 3 * start)
+    growth = 3 if subject.kind == "torch" else 1
+    subject.until(lambda: subject.engine.load().kv_use > growth * start)
 
 
 def update(subject: Subject, calls: list[Call], model: Qwen3ForCausalLM, policy: str) -> list[Call]:
@@ -242,7 +246,7 @@ def test_a_prefix_counts_in_the_limits_and_in_the_load(subject: Subject) -> None
         held.append(subject.engine.load().kv_use)
         subject.run(subject.engine.abort([request.request_id for request, _ in calls]))
         finished(calls)
-    assert held[1] > 3 * held[0]
+    assert held[1] >= 3 * held[0]
 
 
 def test_a_version_that_arrives_again_replaces_all_of_the_first(subject: Subject) -> None:
