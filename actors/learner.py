@@ -8,15 +8,17 @@ none of it.
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import ray
 import torch
 
-from actors.engine import ChannelAddress
+from actors.engine import ChannelAddress, WeightStream
 from actors.weight_channel import WeightSender, listen
 from learners.batch import TrainBatch, TrainSequence
+from learners.drafters.settings import CaptureSettings
 from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.weights import WeightManifest, WeightTruth
 
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from learners.learner import Learner
+
+
+SHARED_WITH_DRAFTER = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowParcel:
+    """Training windows of one rank's step.
+
+    Attributes:
+        windows: one reference, in a tuple so that Ray hands it on unread.
+    """
+
+    windows: tuple[ray.ObjectRef, ...]
+    tokens: int
+    nbytes: int
 
 
 class LearnerWorker:
@@ -36,6 +54,8 @@ class LearnerWorker:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._snapshots: dict[int, tuple[WeightManifest, Mapping[str, torch.Tensor]]] = {}
         """Published weights that may still have to be sent, by version."""
+        self._drafter: tuple[WeightManifest, Mapping[str, torch.Tensor]] | None = None
+        """The drafter's published weights: engines get them through this rank's channels, behind the target's."""
         self._senders: dict[str, WeightSender] = {}
 
     def rendezvous(self) -> tuple[str, int]:
@@ -113,11 +133,39 @@ class LearnerWorker:
         """Complete the channel once the engine's workers join; runs while the engine opens its side."""
         self._senders[engine].connect()
 
-    def send(self, engine: str, version: int) -> None:
+    def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
+        """See `Learner.capture`."""
+        self.learner.capture(layers, settings)
+
+    def take_windows(self) -> WindowParcel | None:
+        """What the last step left for the drafter's trainer; None where it left nothing."""
+        windows = self.learner.take_windows()
+        if not windows:
+            return None
+        return WindowParcel((ray.put(windows),), sum(map(len, windows)), sum(window.nbytes for window in windows))
+
+    def drafter_tables(self, version: int) -> tuple[ray.ObjectRef, ...]:
+        """Embedding and head of a published version, which a drafter shares (asked of rank 0)."""
+        _, tensors = self._published(version)
+        return (ray.put({name: tensors[name] for name in SHARED_WITH_DRAFTER if name in tensors}),)
+
+    def hold_drafter(self, manifest: WeightManifest, tensors: Mapping[str, torch.Tensor]) -> None:
+        """These are the drafter's weights to `send` from now on."""
+        self._drafter = (manifest, tensors)
+
+    def send(self, engine: str, version: int, stream: WeightStream = "target") -> None:
         """Send a published version to this engine."""
+        if stream == "drafter":
+            if self._drafter is None or self._drafter[0].version != version:
+                raise RuntimeError(f"version {version} of the drafter is not kept")
+            self._senders[engine].send(*self._drafter)
+            return
+        self._senders[engine].send(*self._published(version))
+
+    def _published(self, version: int) -> tuple[WeightManifest, Mapping[str, torch.Tensor]]:
         if version not in self._snapshots:
             raise RuntimeError(f"version {version} is not kept: {sorted(self._snapshots)} are")
-        self._senders[engine].send(*self._snapshots[version])
+        return self._snapshots[version]
 
     def perturb(self, seed: int, scale: float) -> None:
         self.learner.perturb(seed, scale)

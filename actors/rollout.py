@@ -25,6 +25,7 @@ from actors.engine import (
     EngineLoad,
     EngineSettings,
     GenerationRequest,
+    SpeculationStats,
 )
 from actors.trajectory import Leg, Trajectory
 from actors.weight_rendezvous import WeightTransferError
@@ -60,15 +61,26 @@ class Arrival:
     paused_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class DrafterArrival:
+    """What an engine says of a version of its drafter after it loaded it; see `Arrival`."""
+
+    version: int
+    checksums: Mapping[str, int]
+    paused_at: float
+    paused_s: float
+
+
 def make_engine(kind: Literal["vllm", "torch"], settings: EngineSettings) -> Engine:
     """The engine of that kind, not started. Imports only what that kind needs."""
     if kind == "vllm":
         from actors.vllm_engine import VllmEngine
 
         return VllmEngine(settings)
+    from actors.speculation.for_torch import torch_speculation
     from actors.torch_engine import TorchEngine
 
-    return TorchEngine(settings)
+    return TorchEngine(settings, None if settings.speculation is None else torch_speculation(settings.speculation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,28 @@ class RolloutWorker:
         logprobs = await self._engine.score(probe_ids)
         return Arrival(manifest.version, dict(checksums), tuple(logprobs), paused_at, paused_s)
 
+    async def update_drafter(self, manifest: WeightManifest) -> DrafterArrival:
+        """Pause, take the drafter's weights that the learner is sending, and go on; what is sampled is the same law.
+
+        Raises:
+            WeightTransferError: they did not arrive; the engine drafts with what it had. The channel must be opened
+                anew.
+            EngineError: the engine is lost.
+        """
+        self._check_alive()
+        paused_at, start = time.time(), time.perf_counter()
+        await self._engine.pause()
+        try:
+            checksums = await self._engine.receive_weights(manifest, "drafter")
+        finally:
+            await self._engine.resume()
+        return DrafterArrival(manifest.version, dict(checksums), paused_at, time.perf_counter() - start)
+
+    async def speculation_stats(self) -> SpeculationStats:
+        """See `Engine.speculation_stats`."""
+        self._check_alive()
+        return await self._engine.speculation_stats()
+
     async def serve(self, version: int) -> None:
         """This version is attested: its answers may leave."""
         self._served = self._may_leave_up_to = version
@@ -175,7 +209,7 @@ class RolloutWorker:
         submitted = time.time()
         completion = await self._engine.generate(request)
         sampled = completion.versions[sum(len(segment.token_ids) for segment in request.prefix) :]
-        leg = Leg(self._name, submitted, time.time(), len(sampled))
+        leg = Leg(self._name, submitted, time.time(), len(sampled), completion.speculated)
         self._finished.append(_Finished(Trajectory(completion, (leg,)), frozenset(sampled)))
         self._arrived.set()
 

@@ -1,8 +1,8 @@
 """A trajectory: all that happened for one sample, as the rollout plane hands it up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from actors.engine import Completion
+from actors.engine import Completion, Speculated
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +13,14 @@ class Leg:
         worker: name of the rollout worker.
         submitted_at, finished_at: when the worker took the request and when its last token came, or its abort.
         tokens: sampled during this leg.
+        speculated: what drafting did for it during this leg.
     """
 
     worker: str
     submitted_at: float
     finished_at: float
     tokens: int
+    speculated: Speculated = field(default_factory=Speculated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ the engines' idle time is a sampled figure. Invariant: figures cover the time fr
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from orchestrator.policies.dispatch import Dispatcher
@@ -17,6 +19,7 @@ from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
 
 SAMPLE_S = 0.5
+WAITS_KEPT = 3
 LearnerDoes = Literal["waits", "trains", "publishes", "evaluates", "saves"]
 
 
@@ -58,6 +61,14 @@ class Activity:
         self._lap_tokens = 0
         self._train_s = 0.0
         self._running = False
+        self._waits: deque[float] = deque(maxlen=WAITS_KEPT)
+        self._waits_since: float | None = None
+
+    def wait_ahead(self) -> float | None:
+        """Seconds for which the learner will go on waiting, by the mean of its last waits; None while it does not."""
+        if self._waits_since is None or not self._waits:
+            return None
+        return max(0.0, fmean(self._waits) - (self._clock() - self._waits_since))
 
     @property
     def train_s(self) -> float:
@@ -86,12 +97,15 @@ class Activity:
     def learner(self, doing: LearnerDoes, what: str = "") -> Iterator[None]:
         """The learner does this inside the block; waiting counts as idle."""
         self._learner, start, began_at = f"{doing} {what}".strip(), self._clock(), time.time()
+        self._waits_since = start if doing == "waits" else None
         try:
             yield
         finally:
             self._did(doing, began_at, time.time())
+            self._waits_since = None
             if doing == "waits" and self._running:
                 seconds = self._clock() - start
+                self._waits.append(seconds)
                 self._waited += seconds
                 self._idle["learner"] += seconds
 

@@ -55,10 +55,10 @@ def report(
 ) -> None:
     """Say what the longest answers of a run cost, and what other policies would have saved."""
     from orchestrator.progress import Progress
-    from orchestrator.report import print_tail
+    from orchestrator.report import print_details
 
     with Progress(f"paceline report {run}") as progress:
-        print_tail(run, progress)
+        print_details(run, progress)
 
 
 @app.command()

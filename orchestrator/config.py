@@ -7,6 +7,7 @@ from pydantic import Field
 from actors.settings import RolloutSettings, WeightSyncSettings
 from learners.settings import AlgorithmSettings, Section, TrainerSettings
 from orchestrator.data.prompts import DataSettings
+from orchestrator.drafting.settings import SpeculationSection
 from rewards.settings import RewardSettings
 
 
@@ -52,6 +53,8 @@ class Recipe(Section):
     algorithm: AlgorithmSettings = AlgorithmSettings()
     trainer: TrainerSettings = TrainerSettings()
     weight_sync: WeightSyncSettings = WeightSyncSettings()
+    speculation: SpeculationSection | None = None
+    """None decodes token by token. One word stands for settings: `adaptive`, `suffix` or `off`."""
     eval: EvalSettings = EvalSettings()
     tracking: TrackingSettings = TrackingSettings()
     ray: RaySettings = RaySettings()

@@ -17,12 +17,15 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from actors.drafter_trainer import DrafterTrainerWorker
 from actors.engine import EngineSettings
 from actors.learner import LearnerWorker
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
+from actors.speculation.settings import SpeculationSettings
 from orchestrator.config import Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
+from orchestrator.drafting.trainer_handle import DrafterTrainerHandle
 from orchestrator.errors import RunError, SettingError, last_line
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.placement import Placement
@@ -32,6 +35,7 @@ from orchestrator.rollout_fleet import FleetListener, RolloutFleet
 from orchestrator.worker_link import WorkerLink
 
 START_TIMEOUT_S = 300.0
+DRAFTER_GPU_SLIVER = 0.01
 
 
 class WorkerListener(FleetListener, RewardListener, Protocol):
@@ -44,12 +48,14 @@ class Actors:
 
     Attributes:
         spawn_rollout: makes a rollout actor of this name, not started.
+        drafter: the drafter's trainer, where the run trains one.
     """
 
     fleet: RolloutFleet
     rewards: RewardClient
     learners: LearnerGroup
     spawn_rollout: Callable[[str], ActorHandle]
+    drafter: DrafterTrainerHandle | None = None
 
 
 @asynccontextmanager
@@ -131,12 +137,37 @@ async def _start_actors(
     except (RayError, DeadlineMissed) as error:
         raise RunError(f"an actor did not start: {last_line(error)}", "its log lies in Ray's session folder") from error
     links = [WorkerLink(name, actor) for name, actor in rollout.items()]
-    return Actors(
-        RolloutFleet(links, recipe.rollout, listener=listener),
-        rewards,
-        LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s),
-        spawn_rollout,
+    learners = LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s)
+    drafter = await _start_drafter_trainer(recipe, prepared, learners, started)
+    return Actors(RolloutFleet(links, recipe.rollout, listener=listener), rewards, learners, spawn_rollout, drafter)
+
+
+async def _start_drafter_trainer(
+    recipe: Recipe, prepared: Prepared, learners: LearnerGroup, started: list[ActorHandle]
+) -> DrafterTrainerHandle | None:
+    """The drafter's trainer, and the learner told which hidden states it learns from."""
+    section = recipe.speculation
+    if section is None or not section.learns or prepared.drafter is None:
+        return None
+    # It computes where nobody else does at the moment, so it has no accelerator of its own: a sliver, to see one.
+    gpus = DRAFTER_GPU_SLIVER if prepared.placement.device == "gpu" else 0
+    actor = ray.remote(num_cpus=0, num_gpus=gpus)(DrafterTrainerWorker).remote()
+    started.append(actor)
+    start = actor.start.remote(
+        str(prepared.model),
+        str(prepared.drafter),
+        section.training,
+        section.windows,
+        wire_dtype=recipe.rollout.dtype,
+        device=prepared.placement.device,
+        threads=section.retrain.threads,
     )
+    try:
+        layers = await within(START_TIMEOUT_S, start, "the drafter's trainer")
+    except RayError as error:
+        raise RunError(f"the drafter's trainer did not start: {last_line(error)}", "set speculation=off") from error
+    await learners.capture(layers, section.capture)
+    return DrafterTrainerHandle(actor, step_timeout_s=section.retrain.step_timeout_s)
 
 
 def _reward_spawner(recipe: Recipe, started: list[ActorHandle]) -> Callable[[], ActorHandle]:
@@ -164,9 +195,32 @@ def _rollout_spawner(recipe: Recipe, prepared: Prepared) -> Callable[[str], Acto
         tensor_parallel=rollout.tensor_parallel,
         transfer=placement.transfer,
         start_timeout_s=rollout.start_timeout_s,
+        speculation=_speculation(recipe, prepared),
     )
     options = {"num_cpus": 1, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
     return lambda name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings)
+
+
+def speculates(recipe: Recipe, prepared: Prepared) -> bool:
+    """Whether the run's engines draft: the recipe wants it, and there is a drafter."""
+    section = recipe.speculation
+    return section is not None and (section.drafter == "suffix" or prepared.drafter is not None)
+
+
+def _speculation(recipe: Recipe, prepared: Prepared) -> SpeculationSettings | None:
+    """What the engines are told of the recipe's `speculation`."""
+    section = recipe.speculation
+    if section is None or not speculates(recipe, prepared):
+        return None
+    return SpeculationSettings(
+        kind=section.drafter,
+        drafter=None if prepared.drafter is None else str(prepared.drafter),
+        lengths=section.lengths,
+        governor=section.governor,
+        governor_options=section.governor_options,
+        draft_sampling=section.draft_sampling,
+        required=section.required,
+    )
 
 
 def _learner_actors(recipe: Recipe, placement: Placement) -> list[ActorHandle]:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.engine import ChannelAddress
+from actors.drafter_trainer import DrafterTruth
+from actors.engine import ChannelAddress, WeightStream
+from actors.learner import WindowParcel
 from learners.batch import TrainBatch, TrainSequence
+from learners.drafters.settings import CaptureSettings
 from learners.errors import PolicyError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
@@ -95,8 +99,27 @@ class LearnerGroup:
     async def connect_sender(self, engine: str, timeout_s: float) -> None:
         await within(timeout_s, self._io("connect_sender", engine), f"weight channel of {engine}")
 
-    async def send(self, engine: str, version: int, timeout_s: float) -> None:
-        await within(timeout_s, self._io("send", engine, version), f"weight transfer to {engine}")
+    async def send(self, engine: str, version: int, timeout_s: float, stream: WeightStream = "target") -> None:
+        await within(timeout_s, self._io("send", engine, version, stream), f"transfer of the {stream} to {engine}")
+
+    async def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
+        """From the next step on, keep windows of these layers' hidden states."""
+        await self._collective("capture", [rank.capture.remote(layers, settings) for rank in self._ranks])
+
+    async def take_windows(self) -> list[WindowParcel]:
+        """What the last step left on the ranks."""
+        calls: list[Awaitable[WindowParcel | None]] = [rank.take_windows.remote() for rank in self._ranks]
+        return [parcel for parcel in await self._collective("windows", calls) if parcel is not None]
+
+    async def drafter_tables(self, version: int) -> ObjectRef:
+        """A reference to the embedding and head of a published version that is still kept."""
+        tables: tuple[ObjectRef, ...] = await within(self._timeout_s, self._io("drafter_tables", version), "tables")
+        return tables[0]
+
+    async def hold_drafter(self, truth: DrafterTruth) -> None:
+        """Make these the drafter's weights that `send` sends."""
+        call = self._io("hold_drafter", truth.manifest, truth.tensors[0])
+        await within(self._timeout_s, call, "weights of the drafter")
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Close the channels and kill the ranks."""

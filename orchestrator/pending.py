@@ -67,7 +67,11 @@ class Pending:
         """What the legs behind it sampled, where no engine has it."""
         return Trajectory(Completion(self.request.request_id, self.request.prefix, "abort"), self.legs)
 
-    def as_running(self) -> RunningAnswer:
-        """What a move would cost and spare, as far as the driver knows: tokens of this leg are still on the engine."""
-        room = self.request.sampling.max_tokens - self.sampled
-        return RunningAnswer(self.request.request_id, len(self.request.prompt_ids) + self.sampled, float(room))
+    def as_running(self, sampled: float) -> RunningAnswer:
+        """What a move would cost and spare.
+
+        Args:
+            sampled: tokens of the answer so far, those of this leg as estimated: they are still on the engine.
+        """
+        room = max(1.0, self.request.sampling.max_tokens - sampled)
+        return RunningAnswer(self.request.request_id, round(len(self.request.prompt_ids) + sampled), room)

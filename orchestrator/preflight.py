@@ -31,6 +31,7 @@ class Prepared:
         context_length: prompt and answer together, tokens.
         stop_token_ids: any of these ends an answer.
         encode: token ids of a prompt; raises SettingError for one that is too long.
+        drafter: folder of the drafter's first checkpoint; None without one.
     """
 
     placement: Placement
@@ -41,6 +42,7 @@ class Prepared:
     source: PromptSource
     eval_prompts: tuple[tuple[Prompt, tuple[int, ...]], ...]
     encode: Callable[[Prompt], tuple[int, ...]]
+    drafter: Path | None = None
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""

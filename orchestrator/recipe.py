@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import Recipe
+from orchestrator.drafting.settings import PRESETS
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
 from orchestrator.rules import check_rules
@@ -40,8 +41,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         SettingError: names the first fault.
     """
     tree = _read(_locate(name_or_path))
+    _expand(tree)
     for override in overrides:
         _apply(tree, override)
+        _expand(tree)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -81,6 +84,20 @@ def _read(path: Path) -> Tree:
     return tree
 
 
+def _expand(tree: Tree) -> None:
+    """Put the settings that a word stands for in its place."""
+    word = tree.get("speculation")
+    word = "off" if word is False else word  # `off` is a boolean in YAML
+    if not isinstance(word, str):
+        return
+    if word not in PRESETS:
+        raise SettingError(
+            "speculation", f"{word} is no preset{did_you_mean(word, PRESETS)}", f"known are {', '.join(PRESETS)}"
+        )
+    preset = PRESETS[word]
+    tree["speculation"] = None if preset is None else dict(preset)
+
+
 def _apply(tree: Tree, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -94,7 +111,9 @@ def _apply(tree: Tree, override: str) -> None:
     for rival in RIVALS.get(key, ()):
         _forget(tree, rival)
     for parent in parents:
-        child = node.setdefault(parent, {})
+        if node.get(parent) is None:
+            node[parent] = {}
+        child = node[parent]
         if not isinstance(child, dict):
             raise SettingError(key, f"{parent} holds a value, not settings", "check the dotted name")
         node = child

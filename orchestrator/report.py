@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from orchestrator.analysis.lineage import read_lineage
+from orchestrator.analysis.speculation_report import read_speculation, render_speculation, speculation_report
 from orchestrator.analysis.tail_report import render_text, tail_report
 from orchestrator.errors import SettingError
 from orchestrator.progress import Progress
@@ -31,18 +32,23 @@ def print_result(folder: Path, progress: Progress) -> str:
     if good:
         progress.say(f"  model              {folder / 'model'}")
         progress.say(f"  trace              {folder / 'trace.json'}  (open it in ui.perfetto.dev)")
-        print_tail(folder, progress)
+        print_details(folder, progress)
     return status
 
 
-def print_tail(folder: Path, progress: Progress) -> None:
-    """What the longest answers of this run cost, and what other policies would have saved.
+def print_details(folder: Path, progress: Progress) -> None:
+    """What drafting brought, what the longest answers of this run cost, and what other policies would have saved.
 
     Raises:
         SettingError: the folder holds no run.
     """
     if not (folder / "events.jsonl").is_file():
         raise SettingError("RUN", f"{folder} holds no run", "give the run_dir of a run, such as runs/quickstart-...")
+    speculation = speculation_report(read_speculation(folder))
+    if speculation is not None:
+        progress.say("Speculation", "bold")
+        for line in render_speculation(speculation):
+            progress.say(f"  {line}")
     progress.say("The tail", "bold")
     for line in render_text(tail_report(read_lineage(folder))):
         progress.say(f"  {line}")

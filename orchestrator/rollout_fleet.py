@@ -40,6 +40,8 @@ from orchestrator.worker_link import WORKER_FAILURES, WorkerLink
 MAX_ATTEMPTS = 3
 REMEMBERED_PROMPTS = 100_000
 TEND_EVERY_S = 0.5
+RATE_GAIN = 0.05
+"""Weight of an answer's speed in the fleet's."""
 TAIL_QUIET_S = 0.5
 TAIL_SHARE = 0.25
 """A tail: nothing new started for `TAIL_QUIET_S`, and this share at most of the answers before is left."""
@@ -93,6 +95,7 @@ class RolloutFleet:
         """When an answer was last started afresh, and the most that ran at once since."""
         self._moved: set[str] = set()
         self._dispatching = False
+        self._tokens_per_s = 0.0
         self.tokens = 0
         """Response tokens delivered since the fleet began."""
         for link in links:
@@ -124,6 +127,28 @@ class RolloutFleet:
     def waiting(self) -> int:
         """Answers that no engine has yet."""
         return len(self._queue)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """At which an engine samples one answer, lately; 0 before any came."""
+        return self._tokens_per_s
+
+    def remaining(self) -> dict[str, list[float]]:
+        """Tokens that the answers on each engine are still expected to sample, by its name."""
+        return {
+            member.link.name: [self._left(pending) for pending in member.running.values()] for member in self._roster
+        }
+
+    def _left(self, pending: Pending) -> float:
+        errand, most = pending.errand, float(pending.request.sampling.max_tokens)
+        predicted, sampled = self._predictor.predict(errand.prompt_id, errand.group), self._sampled(pending)
+        expected = most if predicted is None or predicted <= sampled else predicted  # it has outgrown its prediction
+        return max(1.0, min(expected, most) - sampled)
+
+    def _sampled(self, pending: Pending) -> float:
+        """Tokens of an answer that runs; the driver hears of this leg's only when it ends."""
+        here = (self._clock() - pending.since) * self._tokens_per_s
+        return min(pending.sampled + here, pending.request.sampling.max_tokens - 1.0)
 
     def in_flight(self) -> Iterator[InFlight]:
         """Every answer that waits or runs, for the watchdog."""
@@ -361,7 +386,11 @@ class RolloutFleet:
             self._dispatch_soon()
 
     def _deliver(self, pending: Pending, trajectory: Trajectory) -> None:
-        self.tokens += trajectory.legs[-1].tokens
+        leg = trajectory.legs[-1]
+        self.tokens += leg.tokens
+        if leg.finished_at > leg.submitted_at and leg.tokens:
+            rate = leg.tokens / (leg.finished_at - leg.submitted_at)
+            self._tokens_per_s += RATE_GAIN * (rate - self._tokens_per_s) if self._tokens_per_s else rate
         if pending.answer.done():
             return
         request = pending.request
@@ -404,7 +433,9 @@ class RolloutFleet:
             return
         members = {member.link.name: member for member in self._roster}
         engines = [
-            EngineLoadView(name, [p.as_running() for p in m.running.values()], m.concurrency.limit, m.version)
+            EngineLoadView(
+                name, [p.as_running(self._sampled(p)) for p in m.running.values()], m.concurrency.limit, m.version
+            )
             for name, m in members.items()
         ]
         for move in plan(engines, waiting=len(self._queue), fill=TAIL_FILL, moved=self._moved):

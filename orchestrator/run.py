@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
 from orchestrator.batch_builder import build_batch
 from orchestrator.config import Recipe
-from orchestrator.errors import PacelineError
+from orchestrator.drafting.prepare import prepare_drafter
+from orchestrator.drafting.speculation import Speculation
+from orchestrator.errors import PacelineError, SettingError
 from orchestrator.evaluate import Evaluator
-from orchestrator.launch import Actors, launched
+from orchestrator.launch import Actors, launched, speculates
 from orchestrator.policies.dispatch import Dispatcher
 from orchestrator.policies.groups import ScoredGroup
 from orchestrator.policies.ledger import Ledger
@@ -55,6 +57,7 @@ class Run:
     dispatcher: Dispatcher
     plane: RolloutPlane
     bus: WeightBus
+    speculation: Speculation | None
     evaluator: Evaluator
     activity: Activity
     directory: RunDirectory
@@ -75,12 +78,16 @@ async def train(run: Run) -> None:
         groups, batch, metrics = await learn(run, version)
         with run.activity.learner("publishes", f"version {version + 1}"):
             run.bus.publish(await run.bus.snapshot(version + 1))
+        if run.speculation is not None:
+            await run.speculation.stepped()
         run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
         await between_steps(run, version + 1)
     await run.bus.settle()
     run.activity.end()
     await evaluate(run, step=run.recipe.trainer.steps)
     await save(run, run.directory.model)
+    if run.speculation is not None:
+        await run.speculation.save(run.directory.drafter)
 
 
 async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, dict[str, float]]:
@@ -181,6 +188,7 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
             tokens_generated=run.actors.fleet.tokens if run else 0,
             prompts=run.dispatcher.ledger.counts() if run else Ledger().counts(),
             idle_fraction=idle,
+            meter=log.meter,
         )
         log.run_ended(status, idle)
         directory.summary(summary)
@@ -199,10 +207,14 @@ async def at_work(run: Run) -> AsyncIterator[None]:
     run.actors.fleet.begin(recruit=recruiter.replace, ready=run.plane.admit, failed=run.plane.abandon)
     run.plane.begin()
     watching = asyncio.create_task(run.activity.watch())
+    if run.speculation is not None:
+        run.speculation.begin()
     try:
         yield
     finally:
         watching.cancel()
+        if run.speculation is not None:
+            await run.speculation.close()
         await run.bus.close()
         await run.plane.close()
 
@@ -252,7 +264,9 @@ def assemble(
         deadline_s=ATTEMPTS * rollout.answer_timeout_s,
     )
     activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
-    return Run(recipe, actors, dispatcher, plane, bus, evaluator, activity, directory, log, progress)
+    section = recipe.speculation if speculates(recipe, prepared) else None
+    speculation = None if section is None else Speculation(section, actors, bus, activity, log)
+    return Run(recipe, actors, dispatcher, plane, bus, speculation, evaluator, activity, directory, log, progress)
 
 
 def run_recipe(recipe: Recipe, progress: Progress) -> Path:
@@ -270,12 +284,31 @@ def run_recipe(recipe: Recipe, progress: Progress) -> Path:
     directory = RunDirectory(path, dump_recipe(recipe))
     trackers = open_trackers(recipe.tracking, directory.path, recipe.name, recipe.model_dump(mode="json"))
     log = RunLog(directory, progress, trackers, recipe, decode=prepared.decode)
+    prepared = replace(prepared, drafter=first_drafter(recipe, prepared, directory, log))
     try:
         asyncio.run(conduct(recipe, prepared, directory, log, progress))
     finally:
         progress.phase("drawing the trace")
         directory.trace(trace_of(read_lineage(directory.path)))
     return directory.path
+
+
+def first_drafter(recipe: Recipe, prepared: Prepared, directory: RunDirectory, log: RunLog) -> Path | None:
+    """The checkpoint that engines draft with at first; None for a drafter without weights, or without any.
+
+    Raises:
+        SettingError: there is none that fits, and the recipe insists.
+    """
+    if recipe.speculation is None:
+        return None
+    folder, dtype = directory.first_drafter, recipe.rollout.dtype
+    try:
+        return prepare_drafter(recipe.speculation, prepared.model, prepared.tokenizer, folder, dtype)
+    except SettingError as error:
+        if recipe.speculation.required:
+            raise
+        log.warned(f"the run goes on without speculation: {error}")
+        return None
 
 
 def _falls_on(every: int, step: int) -> bool:

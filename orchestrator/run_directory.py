@@ -44,6 +44,16 @@ class RunDirectory:
         """The trained model, a Hugging Face checkpoint."""
         return self.path / "model"
 
+    @property
+    def drafter(self) -> Path:
+        """The trained drafter, as vLLM loads it."""
+        return self.path / "drafter" / "trained"
+
+    @property
+    def first_drafter(self) -> Path:
+        """The drafter with which the run begins."""
+        return self.path / "drafter" / "first"
+
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
 

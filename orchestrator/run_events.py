@@ -44,12 +44,12 @@ class SegmentTokens:
     tokens: int
 
 
-def _row_of(record: type[Span] | type[SegmentTokens] | type[Leg]) -> BeforeValidator:
-    """Reads a record that the log writes as an array, its fields in order."""
+def _row_of(record: "type[Span | SegmentTokens | Leg | Phase]") -> BeforeValidator:
+    """Reads a record that the log writes as an array, its fields in order; what has a default may be left out."""
     names = [field.name for field in fields(record)]
 
     def named(row: object) -> object:
-        return dict(zip(names, row, strict=True)) if isinstance(row, list) else row
+        return dict(zip(names, row, strict=False)) if isinstance(row, list) and len(row) <= len(names) else row
 
     return BeforeValidator(named)
 
@@ -195,7 +195,8 @@ class LearnerDid:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """One engine received one version (or failed to); `paused` is when it sampled nothing for it."""
+    """One engine received one version (or failed to) of the target or of the drafter; `paused` is when it sampled
+    nothing for it."""
 
     time: float
     worker: str
@@ -204,6 +205,7 @@ class Synced:
     ended: Ended
     paused: SpanRow | None = None
     failure: str | None = None
+    stream: Literal["target", "drafter"] = "target"
 
     @property
     def span(self) -> Span:
@@ -225,6 +227,68 @@ class WorkerJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """Steps of an engine with one draft length `k`, in one bucket of batch sizes, named by its smallest.
+
+    Attributes:
+        drafts: answers that had a draft verified, step by step; `accepted` of their drafted tokens stayed.
+    """
+
+    running: int
+    k: int
+    steps: int
+    drafts: int
+    accepted: int
+    emitted: int
+    seconds: float
+
+
+PhaseRow = Annotated[Phase, _row_of(Phase)]
+
+
+@dataclass(frozen=True, slots=True)
+class Speculated:
+    """What an engine's steps since its last report brought."""
+
+    time: float
+    worker: str
+    phases: tuple[PhaseRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationFailed:
+    time: float
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterStudied:
+    """A session of the drafter's training: see `orchestrator.drafting.school.Session`."""
+
+    time: float
+    began: Began
+    ended: Ended
+    place: str
+    why_there: str
+    why: str
+    steps: int
+    seconds: float
+    published: int | None
+    loss: float | None = None
+    acceptance: float | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterTakenBack:
+    time: float
+    version: int
+    to: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     time: float
     status: str
@@ -243,6 +307,10 @@ Event = (
     | Synced
     | WorkerLost
     | WorkerJoined
+    | Speculated
+    | SpeculationFailed
+    | DrafterStudied
+    | DrafterTakenBack
     | RunEnded
 )
 
@@ -261,6 +329,10 @@ _READERS: dict[str, TypeAdapter[Event]] = {
     "sync": TypeAdapter(Synced),
     "worker_lost": TypeAdapter(WorkerLost),
     "worker_joined": TypeAdapter(WorkerJoined),
+    "speculated": TypeAdapter(Speculated),
+    "speculation_failed": TypeAdapter(SpeculationFailed),
+    "drafter_studied": TypeAdapter(DrafterStudied),
+    "drafter_taken_back": TypeAdapter(DrafterTakenBack),
     "run_ended": TypeAdapter(RunEnded),
 }
 

@@ -6,13 +6,16 @@ Components report to it through the small listener protocols that they declare; 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
-from actors.trajectory import Trajectory
+from actors.speculation.step_record import StepRecord
+from actors.trajectory import Leg, Trajectory
 from learners.batch import TrainBatch
 from orchestrator.activity import Lap, LearnerDoes
 from orchestrator.config import Recipe
+from orchestrator.drafting.meter import SpeculationMeter, by_phase
+from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
@@ -59,6 +62,7 @@ class RunLog:
         self._trains: list[tuple[float, float]] = []
         """When the learner trained since its last step, seconds since the epoch."""
         self.tally = Tally()
+        self.meter = SpeculationMeter()
         self._event("run_started", **_facts(recipe))
 
     # --- groups -------------------------------------------------------------------------------------------------
@@ -80,7 +84,7 @@ class RunLog:
             "sampled",
             group=group.index,
             sample=sample,
-            legs=[[leg.worker, leg.submitted_at, leg.finished_at, leg.tokens] for leg in trajectory.legs],
+            legs=[_leg_row(leg) for leg in trajectory.legs],
             segments=[[segment.version, len(segment.token_ids)] for segment in answer.segments],
             finish=answer.finish_reason,
         )
@@ -156,23 +160,60 @@ class RunLog:
         self._progress.warn(finding.text)
 
     def synced(self, report: SyncReport) -> None:
-        self.tally.syncs += 1
-        self.tally.attested += report.failure is None
-        self.tally.sync_seconds.append(report.seconds)
+        if report.stream == "target":
+            self.tally.syncs += 1
+            self.tally.attested += report.failure is None
+            self.tally.sync_seconds.append(report.seconds)
         self._event(
             "sync",
             worker=report.worker,
             version=report.version,
+            stream=report.stream,
             **{"from": report.began_at, "to": report.ended_at},
             paused=report.paused,
-            gap_mean=report.gap.mean,
-            gap_max=report.gap.max,
+            gap_mean=report.gap.mean if report.gap else None,
+            gap_max=report.gap.max if report.gap else None,
             failure=report.failure,
         )
 
     def warned(self, message: str) -> None:
         self._event("warning", message=message)
         self._progress.warn(message)
+
+    def speculated(self, worker: str, records: Sequence[StepRecord]) -> None:
+        """What an engine's steps since its last report brought, by batch size and draft length."""
+        self.meter.observe(records)
+        phases = sorted(by_phase(records).items())
+        rows = [[*key, c.steps, c.drafts, c.accepted, c.emitted, round(c.seconds, 6)] for key, c in phases]
+        self._event("speculated", worker=worker, phases=rows)
+
+    def speculation_failed(self, worker: str, reason: str) -> None:
+        self._event("speculation_failed", worker=worker, reason=reason)
+        self._progress.warn(f"{worker} goes on without speculation: {reason}")
+
+    def drafter_studied(self, session: Session) -> None:
+        self.tally.drafter_seconds += session.seconds
+        verdict = session.verdict
+        if session.published is not None:
+            self.tally.drafter_versions += 1
+            self._progress.say(f"drafter version {session.published}, trained on {session.place}: {session.why_there}")
+        self._event(
+            "drafter_studied",
+            **{"from": session.began_at, "to": session.ended_at},
+            place=session.place,
+            why_there=session.why_there,
+            why=session.why,
+            steps=session.steps,
+            seconds=session.seconds,
+            loss=session.last.get("loss"),
+            acceptance=session.last.get("acceptance"),
+            verdict=verdict.reason if verdict else None,
+            published=session.published,
+        )
+
+    def drafter_taken_back(self, version: int, to: int, reason: str) -> None:
+        self._event("drafter_taken_back", version=version, to=to, reason=reason)
+        self._progress.warn(reason)
 
     def learner_did(self, doing: LearnerDoes, began_at: float, ended_at: float) -> None:
         if doing == "trains":
@@ -210,6 +251,7 @@ class RunLog:
             "late/answers": fmean(n in group.late for group in groups for n in range(len(group.scores))),
             "late/masked": fmean(n in group.masked for group in groups for n in range(len(group.scores))),
             **self._length_bias.row(),
+            **self.meter.row(),
             "seconds": lap.seconds,
             "waited_s": lap.waited_s,
             "tokens_per_s": lap.tokens_per_s,
@@ -313,6 +355,11 @@ def _facts(recipe: Recipe) -> dict[str, object]:
         "stream": trainer.stream,
         "tensor_parallel": rollout.tensor_parallel,
     }
+
+
+def _leg_row(leg: Leg) -> list[object]:
+    row: list[object] = [leg.worker, leg.submitted_at, leg.finished_at, leg.tokens]
+    return [*row, asdict(leg.speculated)] if leg.speculated.drafted else row
 
 
 def _term_names(scores: Sequence[Score]) -> list[str]:

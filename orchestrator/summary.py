@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Literal
 
+from orchestrator.drafting.meter import SpeculationMeter
+
 Status = Literal["completed", "interrupted", "failed"]
 ENDS = 5
 """Steps at either end of the run whose mean reward counts as first and last: one step's mean is noise."""
@@ -24,6 +26,10 @@ class Tally:
     attested: int = 0
     sync_seconds: list[float] = field(default_factory=list)
     faults_survived: int = 0
+    drafter_versions: int = 0
+    """Published in this run."""
+    drafter_seconds: float = 0.0
+    """Of the drafter's training and judging."""
     evals: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -37,6 +43,7 @@ def summarise(
     tokens_generated: int,
     prompts: Mapping[str, int],
     idle_fraction: Mapping[str, float],
+    meter: SpeculationMeter,
 ) -> dict[str, object]:
     """The content of summary.json.
 
@@ -66,8 +73,13 @@ def summarise(
             "attested": tally.attested,
             "seconds_p50": median(tally.sync_seconds) if tally.sync_seconds else None,
         },
-        # No drafter is loaded yet: an engine emits one token per forward.
-        "speculation": {"acceptance_length": 1.0, "drafts": 0, "accepted": 0, "drafter_versions": 0},
+        "speculation": {
+            "acceptance_length": meter.acceptance_length,
+            "drafts": meter.drafts,
+            "accepted": meter.accepted,
+            "drafter_versions": tally.drafter_versions,
+            "training_s": round(tally.drafter_seconds, 3),
+        },
         "idle_fraction": dict(idle_fraction),
         "faults": {"injected": 0, "survived": tally.faults_survived},
     }

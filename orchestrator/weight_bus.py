@@ -4,6 +4,9 @@ One sync of one engine: pause -> receive -> resume -> checksums and probe logpro
 truth -> `serve`, or quarantine. Each engine is synced by a courier of its own over a channel of its own, always with
 the newest version there is: a slow engine stalls neither the learner nor another engine, and skips versions.
 
+The drafter's weights are a second stream with versions of its own, behind the target's on the same channel. What is
+sampled does not depend on them, so checksums alone attest them.
+
 Invariants: a version counts for an engine only after its verdict (`RolloutFleet` hears of it from here alone); an
 engine whose sync fails in any way leaves the fleet; the learner keeps a snapshot for as long as a courier carries it.
 """
@@ -18,7 +21,9 @@ from typing import Protocol
 
 from ray.exceptions import RayError
 
-from actors.rollout import Arrival
+from actors.drafter_trainer import DrafterTruth
+from actors.engine import WeightStream
+from actors.rollout import Arrival, DrafterArrival
 from actors.settings import RolloutSettings, Tolerance, WeightSyncSettings
 from learners.weights import WeightTruth
 from orchestrator.attestation import GapAlarm, ProbeGap, judge, probe_gap
@@ -36,15 +41,21 @@ POLL_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """One version brought to one engine. Times are seconds since the epoch; `paused` is when sampling stood still."""
+    """One version brought to one engine. Times are seconds since the epoch.
+
+    Attributes:
+        paused: when sampling stood still; None where the engine did not say.
+        gap: on the probe, where engine and learner got so far.
+    """
 
     worker: str
     version: int
     began_at: float
     ended_at: float
     paused: tuple[float, float] | None
-    gap: ProbeGap
+    gap: ProbeGap | None
     failure: str | None
+    stream: WeightStream = "target"
 
     @property
     def seconds(self) -> float:
@@ -89,7 +100,14 @@ class WeightBus:
         self._carried: Counter[int] = Counter()
         """Versions that couriers carry now."""
         self._held: dict[WorkerLink, int] = {}
+        self._newest_drafter: DrafterTruth | None = None
+        self._held_drafter: dict[WorkerLink, int] = {}
         self._couriers: dict[WorkerLink, asyncio.Task[None]] = {}
+
+    @property
+    def newest(self) -> int | None:
+        """The newest published version of the target."""
+        return None if self._newest is None else self._newest.manifest.version
 
     async def open(self) -> None:
         """Open a channel to every engine."""
@@ -126,6 +144,16 @@ class WeightBus:
     def publish(self, truth: WeightTruth) -> None:
         """From now on this is the newest version; couriers bring it to every engine beside whatever else goes on."""
         self._newest = truth
+        self._dispatch_couriers()
+
+    async def publish_drafter(self, truth: DrafterTruth) -> None:
+        """From now on engines draft with these weights, an earlier version again perhaps. What does not arrive costs
+        its engine, like any weights; what arrives changes how fast answers come, and nothing else."""
+        await self._learners.hold_drafter(truth)
+        self._newest_drafter = truth
+        self._dispatch_couriers()
+
+    def _dispatch_couriers(self) -> None:
         for link in [member.link for member in self._fleet.members if member.link not in self._couriers]:
             courier = asyncio.create_task(self._bring_newest(link), name=f"weights to {link.name}")
             self._couriers[link] = courier
@@ -167,10 +195,9 @@ class WeightBus:
             RunError: it did not attest.
         """
         await self._open_channel(link)
-        while self._newest is not None and self._held.get(link) != self._newest.manifest.version:
-            failure = (await self._sync(link, self._newest)).failure
-            if failure is not None:
-                raise RunError(f"{link.name} did not take the weights: {failure}", _FIX)
+        while (report := await self._bring_one(link)) is not None:
+            if report.failure is not None:
+                raise RunError(f"{link.name} did not take the {report.stream}'s weights: {report.failure}", _FIX)
         return self._held.get(link, 0)
 
     async def close(self) -> None:
@@ -186,16 +213,50 @@ class WeightBus:
         await all_within(timeout_s, [connected, engine_side], f"weight channel of {link.name}")
 
     async def _bring_newest(self, link: WorkerLink) -> None:
-        """A courier's work: until this engine serves the newest version there is."""
-        while self._newest is not None and self._held.get(link) != (version := self._newest.manifest.version):
-            report = await self._sync(link, self._newest)
+        """A courier's work: until this engine serves the newest weights there are, the drafter's included."""
+        while (report := await self._bring_one(link)) is not None:
             if report.failure is not None:
                 self._held.pop(link, None)
                 # What does not even follow the drill would not follow as a replacement either.
                 self._fleet.quarantine(link, report.failure, replaced=self._drilled)
                 return
-            if version != DRILL_VERSION:
-                self._fleet.attested(link, version, report.seconds)
+            if report.stream == "target" and report.version != DRILL_VERSION:
+                self._fleet.attested(link, report.version, report.seconds)
+
+    async def _bring_one(self, link: WorkerLink) -> SyncReport | None:
+        """Bring this engine what it lacks, the target's weights before the drafter's; None where it lacks nothing."""
+        if self._newest is not None and self._held.get(link) != self._newest.manifest.version:
+            return await self._sync(link, self._newest)
+        drafter = self._lacks_drafter(link)
+        return None if drafter is None else await self._sync_drafter(link, drafter)
+
+    def _lacks_drafter(self, link: WorkerLink) -> DrafterTruth | None:
+        newest = self._newest_drafter
+        held = self._held_drafter.get(link, 0)  # 0 is what every engine starts with
+        return None if newest is None or newest.manifest.version == held else newest
+
+    async def _sync_drafter(self, link: WorkerLink, truth: DrafterTruth) -> SyncReport:
+        timeout_s, version, began_at = self._settings.timeout_s, truth.manifest.version, time.time()
+        arrival: DrafterArrival | None = None
+        failure: str | None = None
+        sending = asyncio.ensure_future(self._learners.send(link.name, version, timeout_s, "drafter"))
+        try:
+            update = link.actor.update_drafter.remote(truth.manifest)
+            arrived: DrafterArrival = await within(timeout_s, update, f"drafter update of {link.name}")
+            await within(timeout_s, sending, f"weight transfer to {link.name}")
+            arrival = arrived
+            if arrived.checksums != truth.checksums:
+                failure = f"version {version} of the drafter arrived damaged"
+        except (RayError, DeadlineMissed) as error:
+            failure = last_line(error)
+        finally:
+            sending.cancel()
+        if failure is None:
+            self._held_drafter[link] = version
+        paused = None if arrival is None else (arrival.paused_at, arrival.paused_at + arrival.paused_s)
+        report = SyncReport(link.name, version, began_at, time.time(), paused, None, failure, "drafter")
+        self._listener.synced(report)
+        return report
 
     def _courier_is_back(self, link: WorkerLink, courier: "asyncio.Task[None]") -> None:
         del self._couriers[link]
@@ -206,7 +267,8 @@ class WeightBus:
         version, began_at = truth.manifest.version, time.time()
         self._carried[version] += 1
         arrival: Arrival | None = None
-        gap, failure = ProbeGap(float("nan"), float("nan")), None
+        gap: ProbeGap | None = None
+        failure: str | None = None
         try:
             if not self._rollout.partial:
                 await self._finish_answers(link)
@@ -251,7 +313,7 @@ class WeightBus:
 
     def _heard(self, report: SyncReport) -> None:
         self._listener.synced(report)
-        if report.failure is None and report.version != DRILL_VERSION:
+        if report.failure is None and report.gap is not None and report.version != DRILL_VERSION:
             warning = self._alarm.observe(report.gap.mean)
             if warning is not None:
                 self._listener.warned(warning)

@@ -133,6 +133,10 @@ class Lineage:
         names = [*self.run.workers, *(event.worker for event in self.joined)]
         return tuple(dict.fromkeys([*names, *(leg.worker for a in self.answers for leg in a.legs)]))
 
+    def legs_on(self, engine: str) -> list[Leg]:
+        """Every stay of an answer on this engine."""
+        return [leg for answer in self.answers for leg in answer.legs if leg.worker == engine]
+
     @property
     def training(self) -> Span | None:
         """From the first dispatch to the last gradient step; None where no step was made."""

@@ -92,10 +92,7 @@ def _group(group: GroupLife) -> RecordedGroup:
 
 
 def _speed(lineage: Lineage) -> SpeedModel | None:
-    legs = {
-        name: [leg for answer in lineage.answers for leg in answer.legs if leg.worker == name]
-        for name in lineage.engines
-    }
+    legs = {name: lineage.legs_on(name) for name in lineage.engines}
     pauses = {
         name: [sync.paused for sync in lineage.syncs if sync.worker == name and sync.paused is not None]
         for name in lineage.engines
@@ -105,7 +102,7 @@ def _speed(lineage: Lineage) -> SpeedModel | None:
 
 def _sync_seconds(lineage: Lineage, since: float) -> tuple[float, float]:
     """Delivery of a version to all engines, and an engine's pause in it; what was sent before training is a drill."""
-    syncs = [sync for sync in lineage.syncs if sync.began >= since and sync.failure is None]
+    syncs = [s for s in lineage.syncs if s.began >= since and s.failure is None and s.stream == "target"]
     if not syncs:
         return 0.0, 0.0
     versions = {sync.version for sync in syncs}

@@ -115,7 +115,7 @@ def idle_of(lineage: Lineage) -> tuple[IdleActor, ...]:
         return ()
     idle: list[IdleActor] = []
     for name in lineage.engines:
-        own = [Span(leg.submitted_at, leg.finished_at) for a in lineage.answers for leg in a.legs if leg.worker == name]
+        own = [Span(leg.submitted_at, leg.finished_at) for leg in lineage.legs_on(name)]
         # What runs beside an evaluation counts neither as busy nor as idle.
         unused = training.seconds - _covered([*own, *apart], training)
         idle.append(IdleActor(name, unused / whole))

@@ -112,10 +112,11 @@ def _topmost(layers: Sequence[Slice]) -> Iterator[Slice]:
         since, showing = at, now
 
 
+_STREAMS = {"target": "weights", "drafter": "drafter"}
+
+
 def _write_engine(writer: TraceWriter, lineage: Lineage, process: int, name: str) -> None:
-    loads = load_of(
-        Span(leg.submitted_at, leg.finished_at) for a in lineage.answers for leg in a.legs if leg.worker == name
-    )
+    loads = load_of(Span(leg.submitted_at, leg.finished_at) for leg in lineage.legs_on(name))
     for at, answers in _thinned(loads):
         running = min(answers, lineage.run.max_running)
         writer.counter(process, "answers", at, {"running": running, "waiting": answers - running})
@@ -127,7 +128,10 @@ def _write_engine(writer: TraceWriter, lineage: Lineage, process: int, name: str
     writer.lanes(
         process,
         "weights",
-        [Slice(s.span, f"weights v{s.version}", {"failure": s.failure} if s.failure else {}) for s in syncs],
+        [
+            Slice(s.span, f"{_STREAMS[s.stream]} v{s.version}", {"failure": s.failure} if s.failure else {})
+            for s in syncs
+        ],
     )
 
 

@@ -26,7 +26,7 @@ def test_drill_then_versions_are_attested_and_served(tied_model: Path) -> None:
 
     witness = play(scenario, tied_model, engines={"one": "torch"})
     assert [(r.version, r.failure) for r in witness.reports] == [(-1, None), (0, None), (1, None)]
-    assert max(r.gap.max for r in witness.reports) < 1e-3
+    assert max(r.gap.max for r in witness.reports if r.gap) < 1e-3
 
 
 def test_the_drill_catches_a_tied_head_that_was_not_renewed(tied_model: Path) -> None:
