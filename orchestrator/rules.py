@@ -5,6 +5,7 @@ They need nothing but the recipe; what depends on the machine, the model or the 
 
 from collections.abc import Callable
 
+from actors.speculation.selectors import SELECTORS
 from learners.advantages import ADVANTAGES
 from learners.surrogates import SURROGATES
 from orchestrator.config import Recipe
@@ -20,6 +21,16 @@ def parts_are_registered(recipe: Recipe) -> SettingError | None:
             known = registry.names()
             return SettingError(registry.kind, f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}")
     return None
+
+
+def the_governor_is_known(recipe: Recipe) -> SettingError | None:
+    name = None if recipe.speculation is None else recipe.speculation.governor
+    known = ["fixed", *SELECTORS.names()]
+    if name is None or name in known or ":" in name:  # a function of the user's own
+        return None
+    return SettingError(
+        "speculation.governor", f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}"
+    )
 
 
 def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:
@@ -135,6 +146,7 @@ def sampling_keeps_the_vocabulary(recipe: Recipe) -> SettingError | None:
 
 RULES: tuple[Rule, ...] = (
     parts_are_registered,
+    the_governor_is_known,
     groups_have_a_baseline,
     minibatches_divide_the_batch,
     every_rank_has_work,

@@ -55,6 +55,6 @@ def make_governor(settings: SpeculationSettings, *, detachable: bool, on_cpu: bo
         table, seed = everywhere([Arm(length) for length in settings.lengths]), int(options.pop("seed", 0))
         rules = GovernorRules(**options)  # type: ignore[arg-type]  # a wrong type is refused there
         return build_governor(table, settings.governor, seed=seed, prior=prior, rules=rules, detachable=detachable)
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         given = f"speculation.governor={settings.governor} with {dict(settings.governor_options)}"
         raise ValueError(f"{given}: there is no such governor ({error})") from error
