@@ -297,7 +297,7 @@ def first_drafter(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
     """The checkpoint that engines draft with at first; None for a drafter without weights, or without any.
 
     Raises:
-        SettingError: there is none that fits, and the recipe insists.
+        SettingError: there is none that fits, and the recipe insists; nothing was written.
     """
     if recipe.speculation is None:
         return None
@@ -306,6 +306,8 @@ def first_drafter(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
         return prepare_drafter(recipe.speculation, prepared.model, prepared.tokenizer, folder, dtype)
     except SettingError as error:
         if recipe.speculation.required:
+            log.close()
+            directory.discard()
             raise
         log.warned(f"the run goes on without speculation: {error}")
         return None

@@ -7,6 +7,7 @@ refuses to take more ends the run with one line.
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,11 @@ class RunDirectory:
         (self.path / "samples").mkdir()
         self._metrics = self._open("metrics.jsonl")
         self._events = self._open("events.jsonl")
+
+    def discard(self) -> None:
+        """Take the folder away: the run does not begin."""
+        self.close()
+        shutil.rmtree(self.path)
 
     @property
     def model(self) -> Path:

@@ -88,7 +88,9 @@ class CostModel:
         """Learn from a step without prefill, catch-up, or a change of k just before."""
         self.step.observe(record.running, record.k, record.attached, record.seconds)
         if record.k and record.drafted:
-            self.acceptance.observe(record.k, record.drafted / record.k, record.accepted, record.by_position)
+            # An answer that got a shorter draft than k, or none, counts as one whose draft was not kept: what is asked
+            # for is what a step with k brings for every answer in it.
+            self.acceptance.observe(record.k, record.running, record.accepted, record.by_position)
 
     def emitted(self, k: int) -> float:
         """Tokens that a step with k drafts emits for each request."""

@@ -74,6 +74,7 @@ def test_a_drafter_of_another_target_is_left_out_with_a_word_or_refused(
     left = RunFolder(tmp_path / "run")
     assert left.summary["speculation"]["drafts"] == 0  # type: ignore[index]
     refused = paceline("train", str(recipe), "speculation.required=true", f"run_dir={tmp_path / 'other'}")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "drafter.json" in refused.err
+    assert not (tmp_path / "other").exists()
     assert "Traceback" not in refused.err

@@ -170,3 +170,12 @@ def test_steps_without_drafts_teach_the_models_of_all_drafters() -> None:
     for drafter, k in (("suffix", 2), ("eagle", 3)):
         assert models.of(Arm(k, drafter)).step.seconds(4, 0, True) == pytest.approx(0.01, rel=0.1)
     assert models.of(Arm(3, "eagle")).acceptance.expected(1) > models.of(Arm(2, "suffix")).acceptance.expected(1)
+
+
+def test_drafts_of_different_lengths_keep_acceptance_a_share() -> None:
+    """A suffix drafter drafts for some answers, and short: two of eight answers kept all of their one or two tokens."""
+    model = CostModel(3, CostPrior(), 0.7)
+    for _ in range(200):
+        model.observe(StepRecord(8, 3, drafted=3, accepted=3, emitted=11, seconds=0.01, by_position=(2, 1, 0)))
+    assert model.emitted(3) == pytest.approx(11 / 8, rel=0.02)
+    assert all(0 <= share <= 1 for share in model.acceptance.by_position)
