@@ -28,6 +28,7 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
     ("actors/torch_engine.py", "TorchEngine.pause", "self._model_lock"): _STEP,
     ("actors/torch_engine.py", "TorchEngine.receive_weights", "self._model_lock"): _STEP,
     ("actors/torch_engine.py", "TorchEngine.score", "self._model_lock"): _STEP,
+    ("actors/torch_engine.py", "TorchEngine.speculation_stats", "self._model_lock"): _STEP,
     ("actors/torch_engine.py", "TorchEngine._step_for_ever", "self._model_lock"): _STEP,
     (
         "actors/torch_engine.py",

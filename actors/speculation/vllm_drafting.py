@@ -7,7 +7,9 @@ the drafter reads all of it in one packed pass before the next draft. Prompts ar
 KV is shared through the prefix cache, and the answer that computed it may be over before the first draft.
 
 Invariants:
-- a drafted token was drafted over the same drafter KV that vLLM's own way would have written, apart from rounding;
+- a drafted token was drafted over the same drafter KV that vLLM's own way would have written, apart from rounding. Two
+  things leave gaps in it, which cost acceptance alone: a request that waits, preempted, while the drafter catches up
+  for the others; and, as in vLLM itself, the last few tokens before the end of the context;
 - what waits never exceeds the bound in bytes: at the bound the drafter reads it. What waits for an answer that
   ended is dropped, and so is what a recomputation or preemption made obsolete;
 - exactness depends on none of this: the target verifies every draft;

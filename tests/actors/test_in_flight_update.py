@@ -26,6 +26,8 @@ TOLERANCE = 2e-4
 """Twice that of the contract: long sequences, and KV computed in other batches than the oracle's."""
 VISIBLE = 0.5
 """What the wrong weights or the wrong KV move a logprob by, on average, nats; it is several nats in fact."""
+SOON = 20
+"""Tokens after an update in which nearly all KV is older: later the two policies grow alike."""
 PROMPT = tuple(range(40, 60))
 LONG_PROMPT = tuple(1 + 7 * i % 250 for i in range(300))
 """Longer than two blocks of vLLM's prefix cache on the CPU (128 tokens)."""
@@ -138,7 +140,8 @@ def test_each_token_has_the_logprob_that_the_policy_promises(
         assert len(answer.token_ids) == LONG
         assert answer.finish_reason == "length"
         assert largest(recorded_gaps(promised, models, request, answer)) < TOLERANCE
-        across += recorded_gaps("fresh" if policy == "keep" else "kept", models, request, answer)[1:]
+        wrong = recorded_gaps("fresh" if policy == "keep" else "kept", models, request, answer)[1:]
+        across += [segment[:SOON] for segment in wrong]
     assert any([s.version for s in answer.segments] == [first, second, third] for _, answer in answers)
     assert sum(len(answer.segments) > 1 for _, answer in answers) >= MAX_RUNNING // 2
     assert float(torch.cat(across).mean()) > VISIBLE
