@@ -4,7 +4,8 @@
 
 All run the quickstart's model on the quickstart's prompts through vLLM, with answer lengths that are replayed from one
 log-normal sample whose longest is at least 8 times its median, so that every mode meets the same tail; the reward does
-not see the length. The synchronous rival runs twice, with the cores shared out as in an asynchronous run and with every
+not see the length. What a mode has learned after equal samples is judged by its last policy's reward on held-out prompts,
+not by that of its last batches, which older policies sampled. The synchronous rival runs twice, with the cores shared out as in an asynchronous run and with every
 core for whoever works; the faster of the two is what the others are compared with. Modes take turns within a repeat,
 and each repeat has a seed of its own. Start-up, the first steps and the last ones, in which an asynchronous run only
 empties its pipeline, are not timed.
@@ -30,13 +31,13 @@ MEDIAN, SIGMA, LONGEST = 32, 0.85, 320
 LENGTHS = 4096
 WARM_UP = 3
 """Steps at the start that are not timed."""
-REWARD_OVER = 4
-"""Last steps whose mean reward is compared: all modes have then seen equal samples."""
+HELD_OUT, ANSWERS = 128, 2
+"""Held-out prompts, and answers to each, before the first step and after the last one."""
 MIN_STEPS = 12
 RUN_TIMEOUT_S = 900
 
 SYNCHRONOUS = ("synchronous", "synchronous, all cores for each")
-HEADLINE = "asynchronous, staleness 2"
+HEADLINE = "asynchronous, staleness 4"
 MODES: Mapping[str, tuple[str, ...]] = {
     SYNCHRONOUS[0]: ("rollout.max_staleness=0",),
     SYNCHRONOUS[1]: (
@@ -48,9 +49,9 @@ MODES: Mapping[str, tuple[str, ...]] = {
     "one step off (staleness 1, no partial rollouts)": ("rollout.max_staleness=1", "rollout.partial=false"),
     "asynchronous, staleness 1": ("rollout.max_staleness=1",),
     "asynchronous, staleness 2, no partial rollouts": ("rollout.max_staleness=2", "rollout.partial=false"),
-    HEADLINE: ("rollout.max_staleness=2",),
+    "asynchronous, staleness 2": ("rollout.max_staleness=2",),
     "asynchronous, staleness 4, no partial rollouts": ("rollout.max_staleness=4", "rollout.partial=false"),
-    "asynchronous, staleness 4": ("rollout.max_staleness=4",),
+    HEADLINE: ("rollout.max_staleness=4",),
 }
 
 
@@ -126,7 +127,9 @@ def run(mode: str, folder: Path, model: Path, lengths: Path, *, steps: int, seed
         f"rollout.max_response_tokens={LONGEST}",
         "reward.terms=[{name: 'tests.benchmarks.parity_reward:even_digits'}]",
         "algorithm.drop_zero_variance=false",
-        "data.eval_size=0",
+        f"data.eval_size={HELD_OUT}",
+        f"eval.samples={ANSWERS}",
+        "eval.temperature=1",
         *MODES[mode],
     ]
     command = [sys.executable, "-m", "orchestrator", "train", "quickstart", *settings]
@@ -148,10 +151,16 @@ def run(mode: str, folder: Path, model: Path, lengths: Path, *, steps: int, seed
         idle["learner"],
         round(summary["staleness"]["mean"], 3),
         summary["staleness"]["max"],
-        round(fmean(row["reward"] for row in steps_done[:REWARD_OVER]), 4),
-        round(fmean(row["reward"] for row in steps_done[-REWARD_OVER:]), 4),
+        held_out_reward(run_dir, step=0),
+        held_out_reward(run_dir, step=steps),
         round(fmean(row["response_tokens/mean"] for row in steps_done), 1),
     )
+
+
+def held_out_reward(run_dir: Path, *, step: int) -> float:
+    """Mean reward of the answers to held-out prompts after a step."""
+    answers = (run_dir / "samples" / f"eval-held_out-{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+    return round(fmean(sum(json.loads(answer)["terms"].values()) for answer in answers), 4)
 
 
 def compare(rows: Sequence[Measured]) -> list[float]:
