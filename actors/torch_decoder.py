@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from actors.engine import SpeculationStats
 from actors.kv_slots import KvSlots
 from actors.running_answer import RunningAnswer
 from actors.speculation.drafter import NO_DRAFT, Draft, Observation, Speculation
@@ -74,9 +75,9 @@ class TorchDecoder:
             )
         )
 
-    def take_records(self) -> tuple[StepRecord, ...]:
-        """Of the steps since the last call; none where nothing speculates."""
-        return self._speculator.take_records() if self._speculator is not None else ()
+    def take_stats(self) -> SpeculationStats:
+        """Of the steps since the last call; empty where nothing speculates."""
+        return self._speculator.take_stats() if self._speculator is not None else SpeculationStats()
 
     def keep_only(self, request_ids: Collection[str]) -> None:
         """All other answers are over."""

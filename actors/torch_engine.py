@@ -146,7 +146,7 @@ class TorchEngine:
 
     async def speculation_stats(self) -> SpeculationStats:
         async with self._model_lock:
-            return SpeculationStats(steps=self._decoder.take_records() if self._decoder is not None else ())
+            return self._decoder.take_stats() if self._decoder is not None else SpeculationStats()
 
     def load(self) -> EngineLoad:
         started = [r for r in self._requests.values() if r.slot is not None]

@@ -194,6 +194,7 @@ class VllmEngine:
             return SpeculationStats(self._trouble, ())
         troubles = await self._call(self._alive.collective_rpc("drafting_trouble"))
         records = cast("list[dict[str, Any]]", await self._ask_scheduler("take_records"))
+        troubles.append(cast("str | None", await self._ask_scheduler("governor_trouble")))
         return SpeculationStats(
             next((trouble for trouble in troubles if trouble), None),
             tuple(StepRecord(**fields | {"by_position": tuple(fields["by_position"])}) for fields in records),

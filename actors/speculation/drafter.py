@@ -140,6 +140,10 @@ class Drafter(Protocol):
 class DraftLengths(Protocol):
     """Chooses how many tokens to draft, step by step. Owned by the engine's caller; called on the engine's thread."""
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is drafted any more; None while all is well."""
+
     def choose(self, running: int) -> int:
         """Draft length of the step that comes, given how many answers are in it; 0 drafts nothing."""
 
@@ -152,6 +156,10 @@ class FixedLength:
     """Always the same draft length."""
 
     length: int
+
+    @property
+    def trouble(self) -> None:
+        """It cannot fail."""
 
     def choose(self, running: int) -> int:
         return self.length

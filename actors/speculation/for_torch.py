@@ -5,9 +5,10 @@ from pathlib import Path
 
 from actors.engine import WeightStream
 from actors.speculation.drafter import Drafter, Speculation
+from actors.speculation.guarded_governor import GuardedGovernor
 from actors.speculation.learned_drafter import LearnedDrafter
 from actors.speculation.settings import SpeculationSettings
-from actors.speculation.step_governor import StepGovernor, make_governor
+from actors.speculation.step_governor import make_governor
 from actors.speculation.step_record import StepRecord
 from actors.speculation.suffix_drafter import SuffixDrafter
 
@@ -15,8 +16,13 @@ from actors.speculation.suffix_drafter import SuffixDrafter
 class GovernedLengths:
     """The governor's choices as `actors.speculation.drafter.DraftLengths`."""
 
-    def __init__(self, governor: StepGovernor) -> None:
+    def __init__(self, governor: GuardedGovernor) -> None:
         self._governor = governor
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is drafted any more; None while all is well."""
+        return self._governor.trouble
 
     def choose(self, running: int) -> int:
         return self._governor.choose(running, time.monotonic()).k
@@ -33,7 +39,7 @@ def torch_speculation(settings: SpeculationSettings) -> Speculation:
         ValueError: there is no such governor.
     """
     # Its drafter reads along in every step: it has no pass of its own that could be left out.
-    governor = make_governor(settings, detachable=False, on_cpu=True)
+    governor = GuardedGovernor(make_governor(settings, detachable=False, on_cpu=True), settings.lengths)
     drafter: Drafter = SuffixDrafter()
     if settings.drafter is not None:
         drafter = LearnedDrafter(Path(settings.drafter), settings.draft_sampling)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from actors.engine import GenerationRequest
+from actors.engine import GenerationRequest, SpeculationStats
 from actors.running_answer import RunningAnswer
 from actors.speculation.drafter import (
     NO_DRAFT,
@@ -46,11 +46,11 @@ class Speculator:
         self._lengths.record(step)
         self._records.append(step)
 
-    def take_records(self) -> tuple[StepRecord, ...]:
-        """Those since the last call; of very many, the newest."""
+    def take_stats(self) -> SpeculationStats:
+        """Records since the last call; of very many, the newest."""
         records = tuple(self._records)
         self._records.clear()
-        return records
+        return SpeculationStats(self._lengths.trouble, records)
 
     def keep_only(self, request_ids: Collection[str]) -> None:
         """All other answers are over."""

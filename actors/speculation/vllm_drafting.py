@@ -14,7 +14,8 @@ Invariants:
   ended is dropped, and so is what a recomputation or preemption made obsolete;
 - exactness depends on none of this: the target verifies every draft;
 - logits of the drafter that are not finite never become a draft. From then on nothing is drafted, and `trouble` says
-  why, until new drafter weights come; then the drafter's KV, which may hold such values, is blanked.
+  why, until new drafter weights come; then the drafter's KV, which may hold such values, is blanked;
+- an error of the drafter's own pass costs drafts and no answer: it is trouble of the same sort.
 """
 
 import time
@@ -32,7 +33,10 @@ from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-NOT_FINITE = "the drafter computed logits that are not finite: nothing is drafted until it gets new weights"
+from actors.gloo_group import first_line
+
+NO_DRAFTS = "nothing is drafted until it gets new weights"
+NOT_FINITE = f"the drafter computed logits that are not finite: {NO_DRAFTS}"
 
 
 @dataclass(slots=True)
@@ -169,19 +173,22 @@ class DeferredDrafting:
         if self.defer and not wanted and self._postpone(step):
             return self._nothing(common_attn_metadata)
         started = time.monotonic()
-        if self._read_backlog(step):
-            scheduler_output.drafting.catch_up_s = time.monotonic() - started
-        drafts = self._propose_as_vllm(
-            scheduler_output,
-            sampled_token_ids,
-            sampling_metadata,
-            hidden_states,
-            sample_hidden_states,
-            aux_hidden_states,
-            spec_decode_metadata,
-            common_attn_metadata,
-            slot_mappings,
-        )
+        try:
+            if self._read_backlog(step):
+                scheduler_output.drafting.catch_up_s = time.monotonic() - started
+            drafts = self._propose_as_vllm(
+                scheduler_output,
+                sampled_token_ids,
+                sampling_metadata,
+                hidden_states,
+                sample_hidden_states,
+                aux_hidden_states,
+                spec_decode_metadata,
+                common_attn_metadata,
+                slot_mappings,
+            )
+        except Exception as error:  # noqa: BLE001 - a drafter's model may raise anything; `trouble` reports it
+            self.trouble = f"the drafter failed ({type(error).__name__}: {first_line(error)}): {NO_DRAFTS}"
         if self.trouble is not None:
             self._runner._draft_probs = None
             self._backlog.clear()

@@ -7,8 +7,8 @@ What a step drafts is verified by the next step, so a step's record holds the le
 step before; the governor learns from steady steps, where both are the same.
 
 Invariants:
-- only declared lengths are scheduled; a drafter that gives more tokens than were asked for is cut, by the length alone
-  and never by what was drawn;
+- only declared lengths are scheduled, and none but 0 once the governor has failed (`GuardedGovernor`); a drafter that
+  gives more tokens than were asked for is cut, by the length alone and never by what was drawn;
 - a step's seconds run from its own start or the end of the step before, whichever is later: no pause and no idle time;
 - the records that nobody fetches are bounded, the oldest go first.
 """
@@ -26,6 +26,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
 from actors.speculation.drafting_note import DraftingNote
+from actors.speculation.guarded_governor import GuardedGovernor
 from actors.speculation.settings import LEARNED, SpeculationSettings
 from actors.speculation.step_governor import StepGovernor, make_governor
 from actors.speculation.step_record import StepRecord
@@ -38,17 +39,13 @@ _ANSWERS_KEPT = 8192
 class _GovernedLookup:
     """Stands where vLLM keeps its table of draft lengths by batch size, and asks the governor instead."""
 
-    def __init__(self, governor: StepGovernor, lengths: tuple[int, ...]) -> None:
+    def __init__(self, governor: StepGovernor) -> None:
         self._governor = governor
-        self._lengths = lengths
         self.chosen = 0
 
     def __getitem__(self, running: int) -> int:
-        length = self._governor.choose(running, time.monotonic()).k
-        if length not in self._lengths:
-            raise ValueError(f"the governor chose {length}, which is none of the declared lengths {self._lengths}")
-        self.chosen = length
-        return length
+        self.chosen = self._governor.choose(running, time.monotonic()).k
+        return self.chosen
 
 
 class _AnswerCount:
@@ -68,8 +65,9 @@ class _Governed(Scheduler):
         super().__init__(*args, **kwargs)
         settings = SpeculationSettings(**self.vllm_config.additional_config[SPECULATION])
         self._detachable = settings.kind in LEARNED and current_platform.is_cpu()
-        self._governor = make_governor(settings, detachable=self._detachable, on_cpu=current_platform.is_cpu())
-        self._lookup = _GovernedLookup(self._governor, settings.lengths)
+        governor = make_governor(settings, detachable=self._detachable, on_cpu=current_platform.is_cpu())
+        self._governor = GuardedGovernor(governor, settings.lengths)
+        self._lookup = _GovernedLookup(self._governor)
         # vLLM disables its own table for drafters that choose their length themselves; here it governs them as well.
         self.dynamic_sd_lookup = self._lookup
         self._started: deque[float] = deque()
@@ -130,6 +128,10 @@ class _Governed(Scheduler):
         records = [asdict(record) for record in self._records]
         self._records.clear()
         return records
+
+    def governor_trouble(self) -> str | None:
+        """Why the governor lets nothing be drafted; None while all is well."""
+        return self._governor.trouble
 
     def note_target_update(self) -> None:
         self._target_updates += 1

@@ -76,7 +76,7 @@ class Arbiter:
         return sum(self._switches) / len(self._switches) if self._switches else self._switch_prior_s
 
     def switched(self, seconds: float) -> None:
-        """A change was measured: loading and parking a job together."""
+        """A change was measured: what passed from the grant of a lease to the job's first useful work on it."""
         self._switches.append(seconds)
 
     def request(self, job: str, idle: Mapping[str, float], now: float) -> Verdict:

@@ -80,6 +80,8 @@ class DrafterStream(Protocol):
 class _Effort:
     """A session in progress."""
 
+    began: float
+    """Monotonic seconds."""
     began_at: float = field(default_factory=time.time)
     steps: int = 0
     seconds: float = 0.0
@@ -173,8 +175,10 @@ class DrafterSchool:
         if verdict.action == "wait":
             return
         self._study.began(self._clock())
-        effort, lease = _Effort(), verdict.lease
+        effort, lease = _Effort(self._clock()), verdict.lease
         await self._trainer.refresh(await self._tables())
+        if lease is not None:
+            self._arbiter.switched(self._clock() - effort.began)
         while effort.steps < self._settings.session_steps:
             lease = None if lease is None else self._renewed(lease)
             if lease is None and verdict.lease is not None:

@@ -12,8 +12,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +31,8 @@ from orchestrator.analysis.lineage import Lineage, TrajectoryLife, read_lineage
 from orchestrator.analysis.occupancy import load_of
 from orchestrator.data.starter import ensure_starter
 from orchestrator.run_events import Span
-from tests.benchmarks.longtail import LONGEST, RUN_TIMEOUT_S, draw_lengths
+from tests.benchmarks.longtail import LONGEST, draw_lengths
+from tests.benchmarks.whole_run import read_run, train_quickstart
 
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]
 STEPS = 12
@@ -115,13 +114,9 @@ class Runs:
         if not is_complete(run_dir):
             shutil.rmtree(run_dir, ignore_errors=True)  # what an interrupted run left
             print(f"{name}: {' '.join(changes)}", flush=True)
-            given = [f"model={self._model}", f"seed={SEED}", *settings, f"run_dir={run_dir}"]
-            command = [sys.executable, "-m", "orchestrator", "train", "quickstart", *given]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
-            if done.returncode != 0:
-                raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-        rows = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return Ran(read_lineage(run_dir), [json.loads(row) for row in rows])
+            given = [f"model={self._model}", f"seed={SEED}", *settings]
+            train_quickstart(given, run_dir)
+        return Ran(read_lineage(run_dir), read_run(run_dir).steps)
 
 
 def is_complete(run_dir: Path) -> bool:

@@ -1,22 +1,20 @@
 """The long tail: synchronous, one step off and asynchronous training, side by side on this machine.
 
-    make bench NAME=longtail         or   python -m tests.benchmarks.longtail [--steps 20] [--repeats 3]
+    make bench NAME=longtail         or   python -m tests.benchmarks.longtail [--steps 20] [--repeats 3] [--speculation]
 
 All run the quickstart's model on the quickstart's prompts through vLLM, with answer lengths that are replayed from one
 log-normal sample whose longest is at least 8 times its median, so that every mode meets the same tail; the reward does
-not see the length. What a mode has learned after equal samples is judged by its last policy's reward on held-out prompts,
-not by that of its last batches, which older policies sampled. The synchronous rival runs twice, with the cores shared out as in an asynchronous run and with every
-core for whoever works; the faster of the two is what the others are compared with. Modes take turns within a repeat,
-and each repeat has a seed of its own. Start-up, the first steps and the last ones, in which an asynchronous run only
-empties its pipeline, are not timed.
+not see the length. What a mode has learned after equal samples is judged by its last policy's reward on held-out
+prompts, not by that of its last batches, which older policies sampled. The synchronous rival runs twice, with the cores
+shared out as in an asynchronous run and with every core for whoever works; the faster of the two is what the others are
+compared with. Modes take turns within a repeat, and each repeat has a seed of its own. Start-up, the first steps and
+the last ones, in which an asynchronous run only empties its pipeline, are not timed. With `--speculation` another pair
+is compared: `longtail_speculation` says how.
 """
 
 import argparse
-import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,9 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 from orchestrator.data.starter import ensure_starter
+from tests.benchmarks import longtail_speculation
 from tests.benchmarks.report import finish
+from tests.benchmarks.whole_run import train_quickstart
 
 MEDIAN, SIGMA, LONGEST = 32, 0.85, 320
 LENGTHS = 4096
@@ -34,7 +34,6 @@ WARM_UP = 3
 HELD_OUT, ANSWERS = 128, 2
 """Held-out prompts, and answers to each, before the first step and after the last one."""
 MIN_STEPS = 12
-RUN_TIMEOUT_S = 900
 
 SYNCHRONOUS = ("synchronous", "synchronous, all cores for each")
 HEADLINE = "asynchronous, staleness 4"
@@ -77,7 +76,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=list(MODES), metavar="MODE", help="names of the modes to run")
+    parser.add_argument("--speculation", action="store_true", help="compare runs with and without speculation")
     arguments = parser.parse_args()
+    if arguments.speculation:
+        longtail_speculation.compare_speculation(arguments.steps, arguments.repeats, arguments.seed)
+        return
     if arguments.steps < MIN_STEPS:
         parser.error(f"--steps must be at least {MIN_STEPS}")
     model = ensure_starter(None, lambda report: None)
@@ -117,11 +120,9 @@ def draw_lengths(seed: int) -> list[int]:
 
 
 def run(mode: str, folder: Path, model: Path, lengths: Path, *, steps: int, seed: int) -> Measured:
-    run_dir = folder / f"run-{time.monotonic_ns()}"
     settings = [
         f"model={model}",
         f"seed={seed}",
-        f"run_dir={run_dir}",
         f"trainer.steps={steps}",
         f"rollout.replay_lengths={lengths}",
         f"rollout.max_response_tokens={LONGEST}",
@@ -132,16 +133,11 @@ def run(mode: str, folder: Path, model: Path, lengths: Path, *, steps: int, seed
         "eval.temperature=1",
         *MODES[mode],
     ]
-    command = [sys.executable, "-m", "orchestrator", "train", "quickstart", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{mode} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    summary = json.loads((run_dir / "summary.json").read_text())
-    steps_done = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    ran = train_quickstart(settings, folder / f"run-{time.monotonic_ns()}")
     # The pipeline's depth in batches: what the last steps train on was sampled while others were timed.
     drain = next((int(s.split("=")[1]) for s in MODES[mode] if s.startswith("rollout.max_staleness")), 0)
-    timed = steps_done[WARM_UP : len(steps_done) - drain]
-    idle = summary["idle_fraction"]
+    timed = ran.steps[WARM_UP : len(ran.steps) - drain]
+    idle, staleness = ran.part("idle_fraction"), ran.part("staleness")
     samples = len(timed) * 16 * 8
     return Measured(
         mode,
@@ -149,18 +145,12 @@ def run(mode: str, folder: Path, model: Path, lengths: Path, *, steps: int, seed
         round(samples / sum(row["seconds"] for row in timed), 2),
         idle["rollout-0"],
         idle["learner"],
-        round(summary["staleness"]["mean"], 3),
-        summary["staleness"]["max"],
-        held_out_reward(run_dir, step=0),
-        held_out_reward(run_dir, step=steps),
-        round(fmean(row["response_tokens/mean"] for row in steps_done), 1),
+        round(staleness["mean"], 3),
+        int(staleness["max"]),
+        ran.held_out_reward(step=0),
+        ran.held_out_reward(step=steps),
+        round(fmean(row["response_tokens/mean"] for row in ran.steps), 1),
     )
-
-
-def held_out_reward(run_dir: Path, *, step: int) -> float:
-    """Mean reward of the answers to held-out prompts after a step."""
-    answers = (run_dir / "samples" / f"eval-held_out-{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return round(fmean(sum(json.loads(answer)["terms"].values()) for answer in answers), 4)
 
 
 def compare(rows: Sequence[Measured]) -> list[float]:

@@ -2,41 +2,35 @@
 
     make bench NAME=speculation         or   python -m tests.benchmarks.speculation [--repeats 3]
 
-All engines (vLLM, float32 or as `--dtype` says) are started first, one for each way of drafting, and take turns: for
-each number of running answers, each engine samples the same requests, at temperature 1, before the next number. An
-engine that waits for its turn computes nothing. The ratio of a row is against the engine without a drafter in the same
-turn. Two requirements are judged at the end: the governor against the best fixed draft length, and against no drafter,
+All engines (vLLM, bfloat16) are started first, one for each way of drafting, and take turns: for each number of running
+answers, each engine samples the same requests, at temperature 1, before the next number. An engine that waits for its
+turn computes nothing. The ratio of a row is against the engine without a drafter in the same turn.
+Two requirements are judged at the end: the governor against the best fixed draft length, and against no drafter,
 with the trained drafter and with one that never learned.
 """
 
 import argparse
 import asyncio
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
-import torch
-
-from actors.engine import EngineSettings, GenerationRequest, Sampling
 from actors.speculation.settings import SpeculationSettings
 from actors.vllm_engine import VllmEngine
-from tests.benchmarks.deep_target import deep_target, end_of_text, questions, train_drafter, windows_of
+from tests.benchmarks.deep_drafter import DeepDrafter, deep_drafter, sample, started
+from tests.benchmarks.deep_target import deep_target, end_of_text, questions
 from tests.benchmarks.report import finish
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (0, 1, 2, 4)
-MAX_TOKENS = 160
-PROMPT_TOKENS = 96
 REQUESTS = 4
 """Answers per place in a measurement: enough that filling and emptying the batch weigh little."""
 LEAST_REQUESTS = 12
-STUDY_ANSWERS = 1500
+GROUP = 4
+"""Answers to each prompt, asked for one after the other: a drafter may learn from the first for the next."""
 NONE, GOVERNED, UNTRAINED = "no drafter", "governor", "governor, untrained drafter"
-Dtype = Literal["bfloat16", "float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +48,20 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--target-steps", type=int, default=300, help="supervised steps of the target")
-    parser.add_argument("--updates", type=int, default=600, help="micro-steps of the drafter's training")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.repeats, arguments.target_steps, arguments.updates, arguments.dtype))
+    target = deep_target()
+    asyncio.run(measure(target, deep_drafter(target), arguments.repeats))
 
 
-async def measure(repeats: int, target_steps: int, updates: int, dtype: Dtype) -> None:
-    target = deep_target(target_steps)
-    with tempfile.TemporaryDirectory() as scratch:
-        plain = await started(target, None, dtype)
-        ids = questions(target, STUDY_ANSWERS)
-        answers = await sample(plain, ids, running=64, name="study", end=end_of_text(target))
-        windows = windows_of(target, [prompt + answer for prompt, answer in zip(ids, answers, strict=True)], [])
-        drafter = train_drafter("eagle", target, windows, Path(scratch), updates=updates, dtype=getattr(torch, dtype))
-        print(
-            f"drafter: {drafter.score.greedy.accepted:.2f} of 4 drafted tokens expected to stay on held-out windows "
-            f"({', '.join(f'{share:.0%}' for share in drafter.score.greedy.by_position)} by position)"
-        )
-        engines = {NONE: plain}
-        for way, settings in ways(str(drafter.trained), str(drafter.untrained)).items():
-            engines[way] = await started(target, settings, dtype)
-        try:
-            rows = await turns(engines, target, repeats)
-        finally:
-            for engine in engines.values():
-                await engine.shutdown()
+async def measure(target: Path, drafter: DeepDrafter, repeats: int) -> None:
+    engines = {NONE: await started(target)}
+    for way, settings in ways(str(drafter.trained), str(drafter.untrained)).items():
+        engines[way] = await started(target, settings)
+    try:
+        rows = await turns(engines, target, repeats)
+    finally:
+        for engine in engines.values():
+            await engine.shutdown()
     conclude(rows, list(engines))
 
 
@@ -99,34 +80,9 @@ def ways(trained: str, untrained: str) -> dict[str, SpeculationSettings]:
     }
 
 
-async def started(target: Path, speculation: SpeculationSettings | None, dtype: Dtype) -> VllmEngine:
-    engine = VllmEngine(
-        EngineSettings(
-            str(target),
-            dtype,
-            PROMPT_TOKENS + MAX_TOKENS,
-            max_running=64,
-            threads=2,
-            kv_cache_gib=0.25,
-            speculation=speculation,
-        )
-    )
-    await engine.start()
-    return engine
-
-
-async def sample(
-    engine: VllmEngine, prompts: Sequence[tuple[int, ...]], *, running: int, name: str, end: int
-) -> list[tuple[int, ...]]:
-    """An answer to each prompt, `running` at a time, up to the token `end`."""
-    places = asyncio.Semaphore(running)
-
-    async def one(index: int, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        async with places:
-            sampling = Sampling(MAX_TOKENS, seed=index, stop_token_ids=(end,))
-            return (await engine.generate(GenerationRequest(f"{name}/{index}", prompt, sampling))).token_ids
-
-    return list(await asyncio.gather(*(one(index, prompt) for index, prompt in enumerate(prompts))))
+def asked(target: Path, count: int, seed: int) -> list[tuple[int, ...]]:
+    """`count` prompts, each `GROUP` times."""
+    return [prompt for prompt in questions(target, count // GROUP, seed) for _ in range(GROUP)]
 
 
 async def turns(engines: Mapping[str, VllmEngine], target: Path, repeats: int) -> list[Measured]:
@@ -135,11 +91,13 @@ async def turns(engines: Mapping[str, VllmEngine], target: Path, repeats: int) -
     end = end_of_text(target)
     for repeat in range(-1, repeats):  # the first round warms up, and is the governors' time to learn
         for running in BATCHES:
-            prompts = questions(target, max(LEAST_REQUESTS, REQUESTS * running), seed=1 + repeat)
+            prompts = asked(target, max(LEAST_REQUESTS, REQUESTS * running), seed=3 + repeat)
             speeds: dict[str, tuple[float, float]] = {}
             for way, engine in engines.items():
                 began = time.perf_counter()
-                answers = await sample(engine, prompts, running=running, name=f"{repeat}/{running}", end=end)
+                answers = await sample(
+                    engine, prompts, running=running, name=f"{repeat}/{running}", end=end, seed=repeat
+                )
                 speed = sum(map(len, answers)) / (time.perf_counter() - began)
                 stats = await engine.speculation_stats()
                 passes = sum(record.running for record in stats.steps)

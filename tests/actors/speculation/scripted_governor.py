@@ -31,5 +31,19 @@ class Scripted:
         self._draw = random.Random(self._seed)
 
 
+class FailsLater(Scripted):
+    """A user's governor with a fault: its third choice ends in an error."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        super().__init__(lengths, 0, 0.0)
+        self._left = 3
+
+    def choose(self, running: int, now: float) -> Arm:
+        self._left -= 1
+        if not self._left:
+            raise LookupError("no row for this batch")
+        return super().choose(running, now)
+
+
 def scripted(lengths: tuple[int, ...], seed: int = 0, attached: float = 0.0) -> Scripted:
     return Scripted(lengths, seed, attached)

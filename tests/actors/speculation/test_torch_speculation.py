@@ -67,6 +67,10 @@ class RandomLengths:
         assert held is not None
         held.release()
 
+    @property
+    def trouble(self) -> None:
+        return None
+
     def choose(self, running: int) -> int:
         assert running > 0
         permits = self._permits

@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 import torch
 from transformers import Qwen3ForCausalLM
+from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
 
 from actors.engine import Completion, KvPolicy, Sampling
 from actors.speculation.settings import SpeculationSettings
@@ -200,6 +201,26 @@ def test_sending_the_drafter_again_changes_nothing_and_earlier_weights_take_an_u
     assert_greedy(answer, PROMPT, target)
     subject.send_drafter(drafter)
     assert subject.alone(PROMPT, LONG)[1] == before
+
+
+def test_a_drafter_that_raises_costs_drafts_and_no_answer(
+    subject: SpeculatingSubject, drafter: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("its memory is torn")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SpecDecodeBaseProposer, "propose", fail)
+        for i in range(4):
+            answer = subject.generate(PROMPT[i:], Sampling(20, temperature=0))
+            assert_greedy(answer, PROMPT[i:], subject.reference)
+    stats = subject.run(subject.engine.speculation_stats())
+    assert stats.trouble is not None
+    assert "RuntimeError: its memory is torn" in stats.trouble
+    assert subject.generate(PROMPT, Sampling(20, temperature=0)).speculated.drafted == 0
+    subject.send_drafter(drafter)
+    assert subject.run(subject.engine.speculation_stats()).trouble is None
+    assert subject.alone(PROMPT, LONG)[1].drafted > 0
 
 
 def test_a_drafter_that_breaks_in_the_middle_of_a_run_only_stops_drafting(

@@ -1,0 +1,166 @@
+"""What becomes of a drafter while its target learns: absent, frozen, retrained on decay, retrained always.
+
+    make bench NAME=drafter_drift       or   python -m tests.benchmarks.drafter_drift [--steps 40] [--repeats 1]
+
+The 12-layer target of `deep_target` is trained by reinforcement learning on its own task, long enough that its accuracy
+and the length of its answers change. Every run with a drafter begins with the same one, which learned from the target
+as it was, and drafts `LENGTH` tokens in every step, so that acceptance is seen throughout and means the same in every
+run. Reported over the fifths of a run: acceptance length; and for the whole: seconds per step, seconds of the
+drafter's training per step, held-out accuracy. With `--figure` the courses are drawn.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from tests.benchmarks.deep_drafter import deep_drafter
+from tests.benchmarks.deep_target import LONGEST, LONGEST_PROMPT, TASK, deep_target
+from tests.benchmarks.report import finish
+from tests.benchmarks.whole_run import WholeRun, train_quickstart
+
+PROMPTS, GROUP = 8, 8
+LENGTH = 2
+PARTS = 5
+ABSENT, FROZEN = "absent", "frozen"
+DRAFTERS: Mapping[str, str] = {
+    ABSENT: "off",
+    FROZEN: "never",
+    "retrained on decay": "decay",
+    "retrained always": "always",
+}
+"""What becomes of the drafter, and the retrain policy that does it."""
+COLOURS = {FROZEN: "#D55E00", "retrained on decay": "#0072B2", "retrained always": "#009E73"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        acceptance: mean acceptance length in each fifth of the steps; 1 without a drafter.
+        by_step: the same of each step.
+        training_s_per_step: seconds that the drafter trained and was judged, per step of the target.
+    """
+
+    drafter: str
+    seed: int
+    acceptance: list[float]
+    by_step: list[float]
+    seconds_per_step: float
+    training_s_per_step: float
+    versions: int
+    accuracy: list[float]
+    tokens: list[float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--figure", type=Path, help="draw the courses of acceptance into this SVG file")
+    arguments = parser.parse_args()
+    target = deep_target()
+    checkpoint = deep_drafter(target).trained
+    rows: list[Measured] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in range(arguments.repeats):
+            for drafter in DRAFTERS:
+                settings = settings_of(target, checkpoint, drafter, steps=arguments.steps, seed=seed)
+                rows.append(measured(train_quickstart(settings, Path(scratch) / f"run-{len(rows)}"), drafter, seed))
+                print(json.dumps(asdict(rows[-1])), flush=True)
+    print_table(rows)
+    if arguments.figure:
+        draw(rows, arguments.figure)
+    last = {name: fmean(row.acceptance[-1] for row in rows if row.drafter == name) for name in DRAFTERS}
+    finish(
+        "drafter_drift",
+        ratio=round(last["retrained on decay"] / last[FROZEN], 3),
+        unit="acceptance length in the last fifth, retrained on decay / frozen",
+        rows=[*map(asdict, rows)],
+        seed=0,
+    )
+
+
+def settings_of(target: Path, checkpoint: Path, drafter: str, *, steps: int, seed: int) -> list[str]:
+    settings = [
+        f"model={target}",
+        f"seed={seed}",
+        f"data.tasks=[{TASK}]",
+        f"trainer.steps={steps}",
+        f"trainer.prompts_per_step={PROMPTS}",
+        "trainer.dtype=bfloat16",
+        f"rollout.group_size={GROUP}",
+        f"rollout.max_prompt_tokens={LONGEST_PROMPT}",
+        f"rollout.max_response_tokens={LONGEST}",
+        "rollout.dtype=bfloat16",
+    ]
+    if drafter == ABSENT:
+        return [*settings, "speculation=off"]
+    section = (
+        f"{{checkpoint: {checkpoint}, lengths: [0, {LENGTH}], draft_positions: {LENGTH}, governor: fixed, "
+        f"governor_options: {{'1': {LENGTH}}}, retrain: {{policy: {DRAFTERS[drafter]}}}}}"
+    )
+    return [*settings, f"speculation={section}"]
+
+
+def measured(ran: WholeRun, drafter: str, seed: int) -> Measured:
+    by_step = [round(row.get("speculation/acceptance_length", 1.0), 3) for row in ran.steps]
+    drafts, evaluated = ran.part("speculation"), ran.summary["eval"]
+    assert isinstance(evaluated, dict)
+    accuracy = evaluated["held_out"]
+    lengths = [row["response_tokens/mean"] for row in ran.steps]
+    return Measured(
+        drafter,
+        seed,
+        [round(fmean(part), 3) for part in parts(by_step)],
+        by_step,
+        round(fmean(row["seconds"] for row in ran.steps[1:]), 3),
+        round(drafts["training_s"] / len(ran.steps), 3),
+        int(drafts["drafter_versions"]),
+        [accuracy["start"], accuracy["end"]],
+        [round(fmean(part), 1) for part in parts(lengths)],
+    )
+
+
+def parts(course: Sequence[float]) -> list[Sequence[float]]:
+    """A course over steps in `PARTS` pieces of nearly the same length."""
+    ends = [round(len(course) * part / PARTS) for part in range(PARTS + 1)]
+    return [course[begin:end] for begin, end in pairwise(ends)]
+
+
+def print_table(rows: Sequence[Measured]) -> None:
+    print(f"\n{'':<20} acceptance length by fifths          s/step  drafter s/step  versions  accuracy        tokens")
+    for name in DRAFTERS:
+        for row in rows:
+            if row.drafter == name:
+                print(
+                    f"{name:<20} {'  '.join(f'{length:.2f}' for length in row.acceptance):<36} "
+                    f"{row.seconds_per_step:6.2f}  {row.training_s_per_step:14.2f}  {row.versions:8}  "
+                    f"{row.accuracy[0]:.3f} -> {row.accuracy[1]:.3f}  {row.tokens[0]:.0f} -> {row.tokens[-1]:.0f}"
+                )
+
+
+def draw(rows: Sequence[Measured], path: Path) -> None:
+    """Acceptance length by training step, a line for each way and seed."""
+    plt.rcParams.update({"svg.hashsalt": "paceline", "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    for name, colour in COLOURS.items():
+        for number, row in enumerate(row for row in rows if row.drafter == name):
+            axes.plot(range(1, len(row.by_step) + 1), row.by_step, color=colour, label=None if number else name)
+    axes.set(xlabel="training step of the target", ylabel=f"tokens per pass at K = {LENGTH}")
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
