@@ -62,6 +62,20 @@ def report(
 
 
 @app.command()
+def export_drafter(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run whose drafter learned.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    target: Annotated[str | None, typer.Option(help="Model to serve it with; default: the run's own.")] = None,
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that a server drafts at a time.")] = 3,
+) -> None:
+    """Write a run's drafter in the speculators format, which vLLM serves by the folder alone."""
+    from orchestrator.drafting import export
+
+    served = export.export_drafter(run, out, target=target, draft_tokens=draft_tokens)
+    typer.echo(f"{out}: drafts {draft_tokens} tokens at a time for {served}")
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with Paceline."""
     from orchestrator.recipe import shipped_recipes

@@ -69,7 +69,7 @@ class Speculation:
             self._school.stepped(await self._actors.learners.take_windows())
 
     async def save(self, folder: Path) -> None:
-        """Write the drafter that serves, as vLLM loads it, and as its `speculators` format."""
+        """Write the drafter that serves, as vLLM loads it."""
         if self._school is None or self._actors.drafter is None:
             return
         try:
