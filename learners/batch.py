@@ -19,6 +19,8 @@ class TrainSequence:
         versions: [R] weight version that sampled each token.
         advantages: [R] advantage of each token.
         loss_mask: [R] True where the token takes loss.
+        reward: of the answer.
+        group_reward: mean reward of the answers to its prompt.
     """
 
     sequence_id: str
@@ -28,6 +30,8 @@ class TrainSequence:
     versions: tuple[int, ...]
     advantages: tuple[float, ...]
     loss_mask: tuple[bool, ...]
+    reward: float = 0.0
+    group_reward: float = 0.0
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)

@@ -26,12 +26,14 @@ from transformers import PreTrainedTokenizerBase
 from learners.attention import best_attention
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
+from learners.companion import Companion
 from learners.drafters.capture import HiddenCapture
 from learners.drafters.settings import CaptureSettings
 from learners.drafters.windows import Window
 from learners.errors import PolicyError
 from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
+from learners.objective import companions_needed
 from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences, pack
 from learners.perturbation import Perturbation
@@ -95,9 +97,15 @@ class Learner:
         self._device = device
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
         self._policy = Policy(load_policy(model, attention=best_attention(device, self._wire_dtype)))
-        shard_policy(self._policy, init_device_mesh(device.type, (world_size,)), self._wire_dtype)
+        mesh = init_device_mesh(device.type, (world_size,))
+        shard_policy(self._policy, mesh, self._wire_dtype)
+        vocabulary = self._policy.model.config.vocab_size
+        self._companions = {
+            name: Companion(getattr(algorithm, name), model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
+            for name in sorted(companions_needed(algorithm))
+        }
         self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
-        self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device)
+        self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device, self._companions)
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
@@ -143,6 +151,7 @@ class Learner:
         for index, minibatch in enumerate(minibatches):
             step.add(minibatch, starts[index] if starts is not None else None)
             step.update()
+        self._let_companions_follow()
         self._windows = step.windows
         return {**step.metrics(), "tokens": float(batch.tokens), "seconds": time.perf_counter() - started}
 
@@ -206,6 +215,7 @@ class Learner:
             raise ValueError("no token of this batch takes loss: there is nothing to train on")
         started = time.perf_counter()
         streamed.step.update()
+        self._let_companions_follow()
         metrics = streamed.step.metrics()
         self._windows = streamed.step.windows
         self._streamed = None
@@ -221,6 +231,11 @@ class Learner:
         self._half_done("abandon_step()")
         self._optimizer.discard()
         self._streamed = None
+
+    def _let_companions_follow(self) -> None:
+        trained = dict(self._policy.model.named_parameters())
+        for companion in self._companions.values():
+            companion.follow(trained, self.steps)
 
     def _expect_true_weights(self, wish: str) -> None:
         if self._perturbation is not None:
@@ -367,4 +382,10 @@ class Learner:
 
     def _training_state(self) -> dict[str, Tensor]:
         weights = {f"model.{name}": value.detach() for name, value in own_state(self._policy.model).items()}
-        return {**weights, **{f"optimizer.{key}": value for key, value in self._optimizer.state().items()}}
+        optimizer = {f"optimizer.{key}": value for key, value in self._optimizer.state().items()}
+        companions = {
+            f"{name}.{key}": value
+            for name, companion in self._companions.items()
+            for key, value in companion.state().items()
+        }
+        return {**weights, **optimizer, **companions}

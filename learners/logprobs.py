@@ -15,8 +15,8 @@ CHUNK_ELEMENTS = 1 << 24
 
 
 class TokenLogprobs(NamedTuple):
-    """Per predicted token: `logprobs` [N] float32, differentiable; `entropy` [N] float32 of the whole
-    distribution, in nats, without gradient."""
+    """Per predicted token, differentiable: `logprobs` [N] float32; `entropy` [N] float32 of the whole distribution, in
+    nats. An entropy that no loss uses costs nothing in the backward pass."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -78,17 +78,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - total
             probabilities = (logits - total[:, None]).exp_()
             entropy[rows] = total - torch.linalg.vecdot(probabilities, logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # type: ignore[attr-defined]
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors  # type: ignore[attr-defined]
         temperature: float = ctx.temperature  # type: ignore[attr-defined]
         chunk: int = ctx.chunk  # type: ignore[attr-defined]
-        upstream = grads[0] / temperature
+        of_logprobs, of_entropy = grads
+        upstream = torch.zeros_like(normaliser) if of_logprobs is None else of_logprobs / temperature
         grad_hidden = torch.empty_like(hidden)
         # Summed over chunks in float32: bfloat16 would lose the small ones.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
@@ -96,10 +97,13 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, min(start + chunk, hidden.shape[0]))
             logits = _scaled_logits(hidden[rows], weight, bias, temperature)
-            # d logprob / d logits = onehot(target) - softmax
-            slope = logits.sub_(normaliser[rows, None]).exp_().neg_()
-            slope.scatter_add_(-1, targets[rows, None], torch.ones_like(normaliser[rows, None]))
-            slope.mul_(upstream[rows, None])
+            # d logprob / d logits = onehot(target) - p; d entropy / d logits = -p (log p + entropy)
+            logits.sub_(normaliser[rows, None])
+            pull = upstream[rows, None]
+            if of_entropy is not None:
+                pull = pull + (of_entropy[rows, None] / temperature) * (logits + entropy[rows, None])
+            slope = logits.exp_().neg_().mul_(pull)
+            slope.scatter_add_(-1, targets[rows, None], upstream[rows, None])
             narrow = slope.to(weight.dtype)
             grad_hidden[rows] = narrow @ weight
             grad_weight += narrow.T @ hidden[rows]

@@ -47,6 +47,9 @@ class TokenStatistics:
         self._sums = sums
         self._tops = tops
 
+    def names(self) -> list[str]:
+        return list(self._sums)
+
     def mean(self, name: str) -> float:
         total, count = self._sums.get(name, (0.0, 0.0))
         return total / count if count else 0.0

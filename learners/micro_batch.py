@@ -29,6 +29,7 @@ class MicroBatch:
         behaviour: [N] float32 behaviour logprobs.
         advantages: [N] float32.
         staleness: [N] float32, the batch's version minus the token's.
+        rewards: [N] float32, of the token's answer; group_rewards: [N] float32, mean over its group.
     """
 
     packed: PackedSequences
@@ -38,13 +39,17 @@ class MicroBatch:
     behaviour: Tensor
     advantages: Tensor
     staleness: Tensor
+    rewards: Tensor
+    group_rewards: Tensor
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The [N] tensors on a device; the row moves in the model's forward."""
         if device.type == "cpu":
             return self
-        moved = {name: getattr(self, name).to(device) for name in ("sequence", "behaviour", "advantages", "staleness")}
-        return replace(self, **moved)
+        return replace(self, **{name: getattr(self, name).to(device) for name in _MOVED})
+
+
+_MOVED = ("sequence", "behaviour", "advantages", "staleness", "rewards", "group_rewards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +137,6 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
         behaviour=torch.tensor(behaviour, dtype=torch.float32),
         advantages=torch.tensor(advantages, dtype=torch.float32),
         staleness=torch.tensor(staleness, dtype=torch.float32),
+        rewards=torch.tensor([sequences[owner].reward for owner in owners], dtype=torch.float32),
+        group_rewards=torch.tensor([sequences[owner].group_reward for owner in owners], dtype=torch.float32),
     )

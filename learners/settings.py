@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from learners.correction_presets import PRESETS, Level, Mode, PresetName
+from learners.options import Option
 
 
 class Section(BaseModel):
@@ -48,11 +49,48 @@ class CorrectionSettings(Section):
         return {**preset.knobs(), **given}
 
 
+class CompanionSettings(Section):
+    """A policy that the trained one is compared with; loaded only where a term of the loss asks for it."""
+
+    kind: Literal["fixed", "moving", "reset"] = "fixed"
+    """`moving`: an average of the trained policy's past. `reset`: its state of some steps ago."""
+    model: str | None = None
+    """Folder or hub id; None is the checkpoint that training begins with."""
+    decay: float = Field(0.99, ge=0, le=1)
+    """`moving`: share of itself that it keeps at each step; 1 never moves."""
+    every: int = Field(100, ge=1)
+    """`reset`: training steps between two resets."""
+
+    @model_validator(mode="after")
+    def _moves_along_its_own(self) -> Self:
+        if self.model is not None and self.kind != "fixed":
+            raise ValueError(
+                f"kind={self.kind} follows the trained policy, but model={self.model} is set: leave out one of the two"
+            )
+        return self
+
+
+class TermSettings(Section):
+    """A further term of the loss: weight x loss is added to each trained token's."""
+
+    name: str
+    """Name in `learners.terms`."""
+    weight: float
+    against: Literal["reference", "teacher"] = "reference"
+    """What a term that compares compares with."""
+    options: dict[str, Option] = Field(default_factory=dict)
+
+
 class AlgorithmSettings(Section):
     advantage: str = "grpo"
-    """Name in `learners.advantages`."""
+    """Name in `learners.advantages`: what a reward is compared with."""
+    advantage_options: dict[str, Option] = Field(default_factory=dict)
+    advantage_norm: str = "none"
+    """Name in `learners.advantages.norms`: what is done to the advantages of a batch after that."""
+    advantage_norm_options: dict[str, Option] = Field(default_factory=dict)
     surrogate: str = "ppo_clip"
-    """Name in `learners.surrogates`."""
+    """Name in `learners.surrogates`: the loss of a token."""
+    surrogate_options: dict[str, Option] = Field(default_factory=dict)
     clip_low: float = Field(0.2, ge=0, lt=1)
     clip_high: float = Field(0.28, ge=0)
     """Clip-higher (DAPO, arXiv 2503.14476): a wider upper bound lets unlikely tokens grow."""
@@ -61,8 +99,22 @@ class AlgorithmSettings(Section):
     old_logprobs: Literal["behaviour", "recompute"] = "recompute"
     """What the clip's ratio compares with: the engine's logprobs, or the learner's own before the first step."""
     correction: CorrectionSettings = CorrectionSettings()
+    policy_weight: float = Field(1.0, ge=0)
+    """Weight of the surrogate; 0 trains by the terms alone."""
+    terms: tuple[TermSettings, ...] = ()
+    reference: CompanionSettings = CompanionSettings()
+    teacher: CompanionSettings | None = None
+    """A fixed policy to learn from; it must read the same tokens."""
     drop_zero_variance: bool = True
     """Leave out groups whose answers all got one reward (no signal) and dispatch other prompts in their place."""
+
+    @model_validator(mode="after")
+    def _the_teacher_is_another_model(self) -> Self:
+        if self.teacher is not None and self.teacher.model is None:
+            raise ValueError("teacher.model is missing: name the checkpoint to learn from")
+        if self.teacher is None and any(term.against == "teacher" for term in self.terms):
+            raise ValueError("a term is against=teacher, but there is none: set teacher.model")
+        return self
 
     @model_validator(mode="after")
     def _preset_has_what_it_needs(self) -> Self:

@@ -79,6 +79,7 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
         "staleness_mean": statistics.mean("staleness"),
         "staleness_max": statistics.maximum("staleness"),
         "trained_tokens": statistics.total("trained_tokens"),
+        **{name: statistics.mean(name) for name in statistics.names() if name.startswith("term/")},
     }
 
 

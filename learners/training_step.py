@@ -7,13 +7,14 @@ Invariants: every method is called on all ranks alike, since inside are collecti
 (the caller guarantees both); nobody else touches the policy's gradients meanwhile.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.companion import Companion
 from learners.drafters.capture import HiddenCapture
 from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
@@ -32,6 +33,7 @@ class Trainee:
 
     Attributes:
         temperature: at which the answers were sampled.
+        companions: policies that terms of the loss compare with, by their names in `algorithm`.
         capture: keeps hidden states of the forward passes for a drafter's training; None keeps none.
     """
 
@@ -40,6 +42,7 @@ class Trainee:
     algorithm: AlgorithmSettings
     temperature: float
     device: torch.device
+    companions: Mapping[str, Companion] = field(default_factory=dict)
     capture: HiddenCapture | None = None
 
 
@@ -94,13 +97,26 @@ class TrainingStep:
 
     def _add_micro_batch(self, micro: MicroBatch, start: Tensor | None) -> None:
         algorithm = self._trainee.algorithm
+        temperature = self._trainee.temperature
+        others = {name: other.logprobs(micro, temperature) for name, other in self._trainee.companions.items()}
         now = self._forward(micro)
         if start is None and not self._norms:
             start = now.logprobs.detach()
         proximal = micro.behaviour if algorithm.old_logprobs == "behaviour" else start
         assert proximal is not None, "recompute has a start for every minibatch"
         loss, seen = objective(
-            ObjectiveInput(now.logprobs, proximal, micro.behaviour, micro.advantages, micro.sequence), algorithm
+            ObjectiveInput(
+                now.logprobs,
+                now.entropy,
+                proximal,
+                micro.behaviour,
+                micro.advantages,
+                micro.sequence,
+                micro.rewards,
+                micro.group_rewards,
+                others,
+            ),
+            algorithm,
         )
         loss.backward()
         self._loss += loss.detach()

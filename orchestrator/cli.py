@@ -86,6 +86,16 @@ def recipes() -> None:
 
 
 @app.command()
+def methods(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/methods.md.")] = False,
+) -> None:
+    """List the algorithms that a recipe can name, with their formulas, sources and options."""
+    from orchestrator.methods import as_markdown, as_text
+
+    typer.echo(as_markdown() if markdown else as_text(), nl=False)
+
+
+@app.command()
 def starter(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cache; default ~/.cache/paceline.")] = None,
 ) -> None:

@@ -5,9 +5,13 @@ They need nothing but the recipe; what depends on the machine, the model or the 
 
 from collections.abc import Callable
 
+import torch
+
 from actors.speculation.selectors import SELECTORS
-from learners.advantages import ADVANTAGES
-from learners.surrogates import SURROGATES
+from learners.advantages import ADVANTAGES, NORMS, GroupRewards
+from learners.options import OptionError, with_options
+from learners.surrogates import SURROGATES, SurrogateInput
+from learners.terms import TERMS, TermInput
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
@@ -16,11 +20,71 @@ Rule = Callable[[Recipe], SettingError | None]
 
 
 def parts_are_registered(recipe: Recipe) -> SettingError | None:
-    for registry, name in ((ADVANTAGES, recipe.algorithm.advantage), (SURROGATES, recipe.algorithm.surrogate)):
+    algorithm = recipe.algorithm
+    chosen = ((ADVANTAGES, algorithm.advantage), (NORMS, algorithm.advantage_norm), (SURROGATES, algorithm.surrogate))
+    for registry, name in chosen:
         if name not in registry:
             known = registry.names()
             return SettingError(registry.kind, f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}")
     return None
+
+
+def parts_take_their_options(recipe: Recipe) -> SettingError | None:
+    """Each part is tried on one small example: what it refuses then, it would refuse in the run."""
+    algorithm, one = recipe.algorithm, torch.zeros(1)
+    example = SurrogateInput(
+        one - 1, one - 1, one, one + 1, one.long(), one, one, algorithm.clip_low, algorithm.clip_high
+    )
+    try:
+        kind = ADVANTAGES.kind
+        with_options(ADVANTAGES[algorithm.advantage], algorithm.advantage_options)(GroupRewards((0.0,)))
+        kind = NORMS.kind
+        with_options(NORMS[algorithm.advantage_norm], algorithm.advantage_norm_options)()
+        kind = SURROGATES.kind
+        with_options(SURROGATES[algorithm.surrogate], algorithm.surrogate_options)(example)
+    except OptionError as error:
+        return SettingError(f"{kind}_options.{error.option}", str(error), "see `paceline methods`")
+    except ValueError as error:
+        return SettingError(f"{kind}_options", str(error), "see `paceline methods`")
+    return None
+
+
+def terms_are_registered(recipe: Recipe) -> SettingError | None:
+    one = torch.zeros(1)
+    example = TermInput(one - 1, one + 1, one, one.long(), one - 1)
+    for settings in recipe.algorithm.terms:
+        if settings.name not in TERMS:
+            known = TERMS.names()
+            reason = f"no {settings.name}{did_you_mean(settings.name, known)}"
+            return SettingError(TERMS.kind, reason, f"known are {', '.join(known)}")
+        try:
+            with_options(TERMS[settings.name].loss, settings.options)(example)
+        except ValueError as error:
+            return SettingError(TERMS.kind, f"{settings.name}: {error}", "see `paceline methods`")
+    return None
+
+
+def the_norm_sees_what_it_needs(recipe: Recipe) -> SettingError | None:
+    name = recipe.algorithm.advantage_norm
+    norm = with_options(NORMS[name], recipe.algorithm.advantage_norm_options)()
+    if not (recipe.trainer.stream and norm.whole_batch):
+        return None
+    return SettingError(
+        "algorithm.advantage_norm",
+        f"{name} needs all groups of a step at once, and trainer.stream=true trains on them one by one",
+        "leave out one of the two",
+    )
+
+
+def virtual_answers_meet_uniform_groups(recipe: Recipe) -> SettingError | None:
+    algorithm = recipe.algorithm
+    if not (algorithm.advantage == "ngrpo" and algorithm.drop_zero_variance):
+        return None
+    return SettingError(
+        "algorithm.drop_zero_variance",
+        "true drops the all-wrong groups from which algorithm.advantage=ngrpo learns",
+        "set it to false",
+    )
 
 
 def the_governor_is_known(recipe: Recipe) -> SettingError | None:
@@ -146,6 +210,10 @@ def sampling_keeps_the_vocabulary(recipe: Recipe) -> SettingError | None:
 
 RULES: tuple[Rule, ...] = (
     parts_are_registered,
+    parts_take_their_options,
+    terms_are_registered,
+    the_norm_sees_what_it_needs,
+    virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,
     minibatches_divide_the_batch,

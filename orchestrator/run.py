@@ -1,6 +1,6 @@
 """A run from end to end. Read `train` first: it is the whole system.
 
-    PromptSource -> Dispatcher -> RolloutFleet -> RewardClient -> GroupBuffer -> build_batch -> Learners -> WeightBus
+    PromptSource -> Dispatcher -> RolloutFleet -> RewardClient -> GroupBuffer -> BatchBuilder -> Learners -> WeightBus
 
 Prompts flow through engines and rewards into the buffer in the background (`RolloutPlane`), as far ahead as the
 staleness rule allows, while the learner trains; after each step couriers carry the weights to the engines beside the
@@ -21,7 +21,7 @@ from learners.batch import TrainBatch
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
-from orchestrator.batch_builder import build_batch
+from orchestrator.batch_builder import BatchBuilder
 from orchestrator.config import Recipe
 from orchestrator.drafting.prepare import prepare_drafter
 from orchestrator.drafting.speculation import Speculation
@@ -56,6 +56,7 @@ class Run:
     actors: Actors
     dispatcher: Dispatcher
     plane: RolloutPlane
+    batches: BatchBuilder
     bus: WeightBus
     speculation: Speculation | None
     evaluator: Evaluator
@@ -104,7 +105,7 @@ async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, 
         if complete:
             run.plane.cut()
         with run.activity.learner("trains", f"step {version + 1}"):
-            await step.add(build_batch(part, advantage=run.recipe.algorithm.advantage, version=version))
+            await step.add(run.batches.build(part, version))
             if complete:
                 metrics = await step.finish()
                 run.dispatcher.trained(groups)
@@ -266,7 +267,10 @@ def assemble(
     activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
     section = recipe.speculation if speculates(recipe, prepared) else None
     speculation = None if section is None else Speculation(section, actors, bus, activity, log)
-    return Run(recipe, actors, dispatcher, plane, bus, speculation, evaluator, activity, directory, log, progress)
+    batches = BatchBuilder(recipe.algorithm)
+    return Run(
+        recipe, actors, dispatcher, plane, batches, bus, speculation, evaluator, activity, directory, log, progress
+    )
 
 
 def run_recipe(recipe: Recipe, progress: Progress) -> Path:

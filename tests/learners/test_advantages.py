@@ -2,7 +2,10 @@ import math
 
 import pytest
 
-from learners.advantages import ADVANTAGES, GroupRewards, dr_grpo, grpo, rloo
+from learners.advantages import ADVANTAGES, GroupRewards
+from learners.advantages.baselines import dr_grpo, grpo, ngrpo, raw, rloo
+from learners.advantages.likelihoods import best_of_group, max_rl, tsallis
+from learners.options import options_of
 
 ONE_OF_FOUR = GroupRewards((1.0, 0.0, 0.0, 0.0))
 
@@ -27,7 +30,7 @@ def test_rloo_compares_with_the_others() -> None:
     assert rloo(GroupRewards((1.0, 3.0, 8.0))) == pytest.approx((1 - 5.5, 3 - 4.5, 8 - 2.0))
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "max_rl", "tsallis"])
 @pytest.mark.parametrize("rewards", [(0.1,) * 7, (5.0,), (0.0, 0.0)])
 def test_no_variance_no_signal(name: str, rewards: tuple[float, ...]) -> None:
     # 7 x 0.1 does not sum to 0.7: the mean alone would leave a residue for grpo to divide.
@@ -46,3 +49,63 @@ def test_centred_and_blind_to_a_shift(name: str) -> None:
 def test_bad_rewards(rewards: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="finite"):
         GroupRewards(rewards)
+
+
+@pytest.mark.parametrize("name", ADVANTAGES.names())
+def test_every_estimator_names_its_paper_and_its_options(name: str) -> None:
+    doc = ADVANTAGES[name].__doc__ or ""
+    assert "arXiv" in doc or "Williams 1992" in doc or "GARL" in doc
+    assert all(option in doc for option in options_of(ADVANTAGES[name]))
+
+
+def test_raw_rewards_are_their_own_advantages() -> None:
+    assert raw(ONE_OF_FOUR) == (1.0, 0.0, 0.0, 0.0)
+
+
+def test_ngrpos_virtual_answer_lets_an_all_wrong_group_push_down() -> None:
+    for size in (1, 4, 8):
+        assert ngrpo(GroupRewards((0.0,) * size)) == pytest.approx((-1 / math.sqrt(size),) * size, abs=1e-5)
+    assert ngrpo(GroupRewards((1.0,) * 8)) == (0.0,) * 8
+    # Rewards 1, 0, 0, 0 and 1: mean 0.4, standard deviation sqrt(0.24).
+    assert ngrpo(ONE_OF_FOUR) == pytest.approx((0.6 / 0.24**0.5, *(-0.4 / 0.24**0.5,) * 3), abs=1e-5)
+    with pytest.raises(ValueError, match=r"r_max=1\.0 is below"):
+        ngrpo(GroupRewards((2.0, 0.0)))
+
+
+def test_max_rl_divides_by_the_success_rate() -> None:
+    assert max_rl(ONE_OF_FOUR) == pytest.approx((3.0, -1.0, -1.0, -1.0))
+    with pytest.raises(ValueError, match="0 or more"):
+        max_rl(GroupRewards((-1.0, 1.0)))
+
+
+def test_tsallis_lies_between_the_mean_and_the_likelihood() -> None:
+    assert tsallis(ONE_OF_FOUR, q=0.0) == dr_grpo(ONE_OF_FOUR)
+    assert tsallis(ONE_OF_FOUR, q=0.5) == pytest.approx([2 * a for a in dr_grpo(ONE_OF_FOUR)])
+    assert tsallis(ONE_OF_FOUR, q=1.0, floor=0.5) == pytest.approx([2 * a for a in dr_grpo(ONE_OF_FOUR)])
+    with pytest.raises(ValueError, match="must be in"):
+        tsallis(ONE_OF_FOUR, q=2.0)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.5, 1.0])
+def test_tsallis_climbs_log_q_of_the_success_rate(q: float) -> None:
+    """Two answers to choose from, the policy a logistic p of one parameter: over all groups of G answers, the expected
+    update is d log_q p = p^(1 - q) (1 - p), up to the error of estimating p from G answers, which falls as 1 / G."""
+    p, errors = 0.3, []
+    for size in (4, 16, 64):
+        update = 0.0
+        for right in range(size + 1):
+            chance = math.comb(size, right) * p**right * (1 - p) ** (size - right)
+            advantages = tsallis(GroupRewards((1.0,) * right + (0.0,) * (size - right)), q=q)
+            # d log pi of a right answer is 1 - p, of a wrong one -p; the group's mean, with Dr. GRPO's factor.
+            gradients = [1 - p] * right + [-p] * (size - right)
+            mean = sum(a * g for a, g in zip(advantages, gradients, strict=True)) / size
+            update += chance * mean * size / (size - 1)
+        errors.append(abs(update - p ** (1 - q) * (1 - p)))
+    assert errors[-1] < 0.02
+    assert errors[0] < 1e-12 or errors[-1] < errors[0] / 4
+
+
+def test_best_of_group_trains_on_the_best_alone() -> None:
+    assert best_of_group(GroupRewards((0.2, 0.9, 0.9))) == (0.0, 1.0, 1.0)
+    assert best_of_group(GroupRewards((0.0, 0.0))) == (0.0, 0.0)
+    assert best_of_group(GroupRewards((0.2, 0.4)), threshold=0.5) == (0.0, 0.0)

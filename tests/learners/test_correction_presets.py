@@ -56,6 +56,14 @@ def test_every_name_has_a_case_here() -> None:
     assert set(WEIGHTS) == set(PRESETS) == set(get_args(PresetName))
 
 
+def objective_input(
+    theta: torch.Tensor, proximal: torch.Tensor, behaviour: torch.Tensor, advantages: torch.Tensor, seq: torch.Tensor
+) -> ObjectiveInput:
+    """Without rewards, terms and companions, which no correction reads."""
+    zeros = torch.zeros_like(advantages)
+    return ObjectiveInput(theta, zeros, proximal, behaviour, advantages, seq, zeros, zeros, {})
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_weights_are_those_of_the_formula(name: PresetName) -> None:
     settings = CorrectionSettings(preset=name)
@@ -72,7 +80,7 @@ def test_loss_and_gradient_are_those_of_the_formula(name: PresetName, aggregatio
     behaviour = torch.full((9,), -3.0, dtype=torch.float64, requires_grad=True)
     theta = (proximal + logs([rho for rho, *_ in TRUST])).requires_grad_()
     advantages = torch.tensor([float(advantage) for _, advantage, *_ in TRUST], dtype=torch.float64)
-    total, _ = objective(ObjectiveInput(theta, proximal, behaviour, advantages, SEQUENCE), algorithm)
+    total, _ = objective(objective_input(theta, proximal, behaviour, advantages, SEQUENCE), algorithm)
     way = AGGREGATIONS[algorithm.aggregation]
     loss = total / way.divisor(BatchCounts(tokens=9, sequences=4))
     loss.backward()
@@ -91,7 +99,7 @@ def test_decoupled_ppo_on_three_tokens_by_hand() -> None:
     behave, prox = [F(1, 2), F(1, 4), F(1, 20)], [F(1, 4), F(3, 8), F(2, 5)]
     theta = logs([F(3, 10), F(9, 16), F(1, 2)]).requires_grad_()
     algorithm = AlgorithmSettings(correction=CorrectionSettings(preset="decoupled_ppo"))
-    given = ObjectiveInput(
+    given = objective_input(
         theta, logs(prox), logs(behave), torch.tensor([2.0, -1.0, 1.0], dtype=torch.float64), torch.tensor([0, 0, 0])
     )
     loss, _ = objective(given, algorithm)

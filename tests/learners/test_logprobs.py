@@ -24,10 +24,29 @@ def test_equals_the_plain_softmax_in_value_gradient_and_entropy(chunk_elements: 
     got = chunked_logprobs(hidden, weight, bias, targets, temperature=temperature, chunk_elements=chunk_elements)
     torch.testing.assert_close(got.logprobs, plain)
     torch.testing.assert_close(got.entropy, -(table.exp() * table).sum(-1))
-    assert not got.entropy.requires_grad
     actual = torch.autograd.grad((got.logprobs * upstream).sum(), (hidden, weight, bias))
     for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 9 * 4, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_logprobs", [True, False])
+def test_the_entropys_gradient_is_that_of_the_plain_softmax(
+    chunk_elements: int, temperature: float, with_logprobs: bool
+) -> None:
+    hidden, weight, bias, targets = (t.requires_grad_() if t.is_floating_point() else t for t in inputs())
+    upstream = torch.linspace(-1, 1, 11)
+    table = ((hidden @ weight.T + bias) / temperature).log_softmax(-1)
+    plain, entropy = table.gather(-1, targets[:, None]).squeeze(-1), -(table.exp() * table).sum(-1)
+    expected = torch.autograd.grad(
+        (entropy * upstream).sum() + with_logprobs * plain.sum(), (hidden, weight, bias), retain_graph=True
+    )
+    got = chunked_logprobs(hidden, weight, bias, targets, temperature=temperature, chunk_elements=chunk_elements)
+    loss = (got.entropy * upstream).sum()
+    actual = torch.autograd.grad(loss + got.logprobs.sum() if with_logprobs else loss, (hidden, weight, bias))
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=3e-5, rtol=1e-5)
 
 
 def test_two_words_by_hand() -> None:

@@ -64,6 +64,11 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("name.sub=1", "name.sub", "name holds a value"),
         ("algorithm.advantage=grpp", "algorithm.advantage", "did you mean grpo?"),
         ("algorithm.surrogate=ppo", "algorithm.surrogate", "did you mean ppo_clip?"),
+        ("algorithm.advantage_norm=batch", "algorithm.advantage_norm", "did you mean batch_std?"),
+        ("algorithm.surrogate_options.tau=2", "algorithm.surrogate_options.tau", "there is no such option"),
+        ("algorithm.advantage_options.stdd=sample", "algorithm.advantage_options.stdd", "did you mean std?"),
+        ("algorithm.advantage_options.std=robust", "algorithm.advantage_options.std", "'robust'"),
+        ("algorithm.advantage=ngrpo", "algorithm.drop_zero_variance", "set it to false"),
         ("speculation.governor=thomson", "speculation.governor", "did you mean thompson?"),
         ("speculation=adaptiv", "speculation", "did you mean adaptive?"),
         ("speculation.lengths=[1, 2]", "speculation.lengths", "begin with 0"),
@@ -101,3 +106,16 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
     assert "not valid YAML" in str(fault(path))
     path.write_text("- a\n- b\n", encoding="utf-8")
     assert "a recipe is a mapping" in str(fault(path))
+
+
+def test_an_option_out_of_range_is_refused_before_the_run(recipe_file: Path) -> None:
+    error = fault(recipe_file, "algorithm.surrogate=sapo", "algorithm.surrogate_options.tau_pos=0")
+    assert error.setting == "algorithm.surrogate_options"
+    assert "tau_pos=0.0" in str(error)
+
+
+def test_a_norm_over_the_batch_cannot_be_streamed(recipe_file: Path) -> None:
+    error = fault(recipe_file, "algorithm.advantage_norm=batch_std", "trainer.stream=true")
+    assert error.setting == "algorithm.advantage_norm"
+    assert "trainer.stream=true" in str(error)
+    assert load_recipe(str(recipe_file), ["algorithm.advantage_norm=task_std", "trainer.stream=true"]).trainer.stream

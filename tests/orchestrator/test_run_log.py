@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from actors.trajectory import Trajectory
+from learners.settings import AlgorithmSettings
 from orchestrator.activity import Lap
-from orchestrator.batch_builder import build_batch
+from orchestrator.batch_builder import BatchBuilder
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.progress import Progress
 from orchestrator.recipe import load_recipe
@@ -44,7 +45,7 @@ class Book:
             for g, answers in groups
         ]
         self.log.learner_did("trains", 0.0, 1.0)
-        self.log.trained(1, scored, build_batch(scored, advantage="grpo", version=0), {}, Lap(1.0, 0.0, 1))
+        self.log.trained(1, scored, BatchBuilder(AlgorithmSettings()).build(scored, 0), {}, Lap(1.0, 0.0, 1))
         rows: list[dict[str, float]] = [json.loads(row) for row in (self.path / "metrics.jsonl").open()]
         return rows[-1]
 

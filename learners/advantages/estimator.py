@@ -1,0 +1,34 @@
+"""What an advantage estimator is given, what it returns, and the registry of all of them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from learners.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRewards:
+    """Rewards of the answers to one prompt, in order of sampling; finite, at least one."""
+
+    rewards: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rewards or not all(map(math.isfinite, self.rewards)):
+            raise ValueError(f"a group needs finite rewards, at least one: {self.rewards}")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all answers got one reward."""
+        return len(set(self.rewards)) == 1
+
+    @property
+    def mean(self) -> float:
+        """Of the rewards; of equal rewards exactly their value, which a sum of floats need not give."""
+        return self.rewards[0] if self.uniform else fmean(self.rewards)
+
+
+AdvantageEstimator = Callable[..., tuple[float, ...]]
+"""From `GroupRewards`, and options by keyword, to one advantage per answer."""
+ADVANTAGES: Registry[AdvantageEstimator] = Registry("algorithm.advantage")

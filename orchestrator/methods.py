@@ -1,0 +1,86 @@
+"""The list of methods: every part that a recipe can name, from the registries themselves.
+
+What is written about a part is what its docstring says; what can be set is what its parameters say. So neither can be
+forgotten, and docs/methods.md is printed by `paceline methods --markdown`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from learners.advantages import ADVANTAGES, NORMS
+from learners.options import options_of
+from learners.surrogates import SURROGATES
+from learners.terms import TERMS
+
+Part = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Attributes:
+    setting: what a recipe or a command line writes to choose it.
+    says: the first paragraph of its docstring, in one line.
+    options: its options with their defaults.
+    """
+
+    setting: str
+    says: str
+    options: dict[str, object]
+
+    @property
+    def options_text(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.options.items())
+
+
+def methods() -> Iterator[tuple[str, list[Method]]]:
+    """Titles with their methods, by name."""
+    advantages = {f"{ADVANTAGES.kind}={name}": ADVANTAGES[name] for name in ADVANTAGES.names()}
+    norms = {f"{NORMS.kind}={name}": NORMS[name] for name in NORMS.names()}
+    surrogates = {f"{SURROGATES.kind}={name}": SURROGATES[name] for name in SURROGATES.names()}
+    terms = {f"{TERMS.kind}=[{{name: {name}, weight: 0.01}}]": TERMS[name].loss for name in TERMS.names()}
+    yield "Advantages: what a reward is compared with", _described(advantages)
+    yield "Norms: what is done to the advantages of a batch", _described(norms)
+    yield "Surrogates: the loss of a token", _described(surrogates)
+    yield "Terms: what is added to the loss of a token", _described(terms)
+
+
+def _described(parts: Mapping[str, Part]) -> list[Method]:
+    return [Method(setting, _first_paragraph(part), options_of(part)) for setting, part in parts.items()]
+
+
+def _first_paragraph(part: Part) -> str:
+    return " ".join((inspect.getdoc(part) or "").partition("\n\n")[0].split())
+
+
+def as_text() -> str:
+    """For the screen."""
+    lines: list[str] = []
+    for title, found in methods():
+        lines += [title, ""]
+        for method in found:
+            lines.append(f"  {method.setting}")
+            lines.append(f"      {method.says}")
+            if method.options:
+                lines.append(f"      options: {method.options_text}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def as_markdown() -> str:
+    """The content of docs/methods.md."""
+    lines = [
+        "# Methods",
+        "",
+        "Every part that a recipe can name, with its formula and source; printed by `paceline methods --markdown`.",
+        "Choose one on the command line, `paceline train quickstart algorithm.surrogate=gspo`, or in a recipe; its",
+        "options go beside it: `algorithm.surrogate_options.tau_pos=2`, `algorithm.advantage_options.std=sample`, or",
+        "`options` of a term.",
+    ]
+    for title, found in methods():
+        lines += ["", f"## {title}", "", "| setting | what it computes | options |", "|---|---|---|"]
+        for method in found:
+            says = method.says.replace("|", "\\|")
+            options = f"`{method.options_text}`" if method.options else ""
+            lines.append(f"| `{method.setting}` | {says} | {options} |")
+    return "\n".join(lines) + "\n"
