@@ -1,8 +1,11 @@
-"""Names for interchangeable parts: recipes choose an advantage or a surrogate by the name it was registered
-with."""
+"""Names for interchangeable parts: recipes choose an advantage or a surrogate by the name it was registered with.
+
+A part of the user's own needs no name: ``module:attribute`` is imported.
+"""
 
 import difflib
 from collections.abc import Callable
+from importlib import import_module
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,6 +39,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Raises: UnknownNameError."""
+        if ":" in name:
+            return self._imported(name)
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -44,7 +49,16 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        """Whether it is registered, or names something to import, which is tried when it is asked for."""
+        return name in self._entries or (isinstance(name, str) and ":" in name)
+
+    def _imported(self, name: str) -> T:
+        module, _, attribute = name.partition(":")
+        try:
+            found: T = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UnknownNameError(f"{self.kind}={name!r} cannot be imported: {error}") from error
+        return found
 
     def names(self) -> list[str]:
         return sorted(self._entries)

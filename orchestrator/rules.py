@@ -10,6 +10,7 @@ import torch
 from actors.speculation.selectors import SELECTORS
 from learners.advantages import ADVANTAGES, NORMS, GroupRewards
 from learners.options import OptionError, with_options
+from learners.registry import UnknownNameError
 from learners.surrogates import SURROGATES, SurrogateInput
 from learners.terms import TERMS, TermInput
 from orchestrator.config import Recipe
@@ -44,6 +45,8 @@ def parts_take_their_options(recipe: Recipe) -> SettingError | None:
         with_options(SURROGATES[algorithm.surrogate], algorithm.surrogate_options)(example)
     except OptionError as error:
         return SettingError(f"{kind}_options.{error.option}", str(error), "see `paceline methods`")
+    except UnknownNameError as error:
+        return SettingError(kind, str(error.args[0]), "name a module on the Python path, and what is in it")
     except ValueError as error:
         return SettingError(f"{kind}_options", str(error), "see `paceline methods`")
     return None
@@ -59,6 +62,8 @@ def terms_are_registered(recipe: Recipe) -> SettingError | None:
             return SettingError(TERMS.kind, reason, f"known are {', '.join(known)}")
         try:
             with_options(TERMS[settings.name].loss, settings.options)(example)
+        except UnknownNameError as error:
+            return SettingError(TERMS.kind, str(error.args[0]), "name a module on the Python path, and what is in it")
         except ValueError as error:
             return SettingError(TERMS.kind, f"{settings.name}: {error}", "see `paceline methods`")
     return None
