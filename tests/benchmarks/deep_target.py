@@ -19,7 +19,7 @@ LONGEST = 600
 """Tokens of the longest answer that is asked for."""
 LONGEST_PROMPT = 96
 QUESTIONS_SEED = 7_000_000
-STEPS = 200
+STEPS = 140
 TASK = f"{{name: chain_sum, options: {{min_terms: {MIN_TERMS}, max_terms: {MAX_TERMS}, min_digits: 1, max_digits: 1}}}}"
 """As a recipe names it in `data.tasks`."""
 

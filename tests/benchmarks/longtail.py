@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--speculation", action="store_true", help="compare runs with and without speculation")
     arguments = parser.parse_args()
     if arguments.speculation:
-        longtail_speculation.compare_speculation(arguments.steps, arguments.repeats, arguments.seed)
+        compared = [mode for mode in longtail_speculation.STALENESS if not arguments.only or mode in arguments.only]
+        longtail_speculation.compare_speculation(compared, arguments.steps, arguments.repeats, arguments.seed)
         return
     if arguments.steps < MIN_STEPS:
         parser.error(f"--steps must be at least {MIN_STEPS}")

@@ -49,14 +49,14 @@ class Measured:
     length_max: int
 
 
-def compare_speculation(steps: int, repeats: int, seed: int) -> None:
-    """Run every mode with and without speculation, in turn, and print the table and the closing line."""
+def compare_speculation(modes: Sequence[str], steps: int, repeats: int, seed: int) -> None:
+    """Run these modes with and without speculation, in turn, and print the table and the closing line."""
     target = deep_target()
     checkpoint = deep_drafter(target).trained
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         for repeat in range(repeats):
-            for mode in STALENESS:
+            for mode in modes:
                 for speculation in (False, True):
                     drafter = f"{{checkpoint: {checkpoint}}}" if speculation else "off"
                     settings = settings_of(target, mode, steps=steps, seed=seed + repeat)
@@ -64,13 +64,13 @@ def compare_speculation(steps: int, repeats: int, seed: int) -> None:
                     ran = train_quickstart([*settings, f"speculation={drafter}"], run_dir)
                     rows.append(measured(ran, mode, speculation, seed + repeat))
                     print(json.dumps(asdict(rows[-1])), flush=True)
-    print_table(rows)
-    ratios = ratios_of(rows, SYNCHRONOUS)
+    print_table(modes, rows)
+    ratios = ratios_of(rows, modes[0])
     finish(
         "longtail --speculation",
         ratio=round(median(ratios), 3),
-        unit="samples/s of synchronous training with speculation / without",
-        rows=[*map(asdict, rows), {"ratios": {mode: ratios_of(rows, mode) for mode in STALENESS}}],
+        unit=f"samples/s of {modes[0]} training with speculation / without",
+        rows=[*map(asdict, rows), {"ratios": {mode: ratios_of(rows, mode) for mode in modes}}],
         seed=seed,
     )
 
@@ -129,13 +129,13 @@ def ratios_of(rows: Sequence[Measured], mode: str) -> list[float]:
     return [round(speed[seed, True] / speed[seed, False], 3) for seed in sorted({seed for seed, _ in speed})]
 
 
-def print_table(rows: Sequence[Measured]) -> None:
+def print_table(modes: Sequence[str], rows: Sequence[Measured]) -> None:
     print(
         f"\nanswers: median {median(row.length_median for row in rows):.0f} tokens, "
         f"longest {max(row.length_max for row in rows)}\n"
         f"{'':<44} samples/s  ratio  idle engine/learner  staleness  tokens a pass  drafting"
     )
-    for mode in STALENESS:
+    for mode in modes:
         for speculation in (False, True):
             own = [row for row in rows if (row.mode, row.speculation) == (mode, speculation)]
             ratio = f"{median(ratios_of(rows, mode)):.2f}" if speculation else ""

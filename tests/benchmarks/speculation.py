@@ -11,6 +11,7 @@ with the trained drafter and with one that never learned.
 
 import argparse
 import asyncio
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -88,12 +89,15 @@ def asked(target: Path, count: int, seed: int) -> list[tuple[int, ...]]:
 async def turns(engines: Mapping[str, VllmEngine], target: Path, repeats: int) -> list[Measured]:
     """Every engine at every number of running answers, in turn; what the governors learn on the way they keep."""
     rows: list[Measured] = []
-    end = end_of_text(target)
+    end, chance = end_of_text(target), random.Random(0)
     for repeat in range(-1, repeats):  # the first round warms up, and is the governors' time to learn
         for running in BATCHES:
             prompts = asked(target, max(LEAST_REQUESTS, REQUESTS * running), seed=3 + repeat)
             speeds: dict[str, tuple[float, float]] = {}
-            for way, engine in engines.items():
+            order = list(engines)
+            chance.shuffle(order)  # the machine's speed drifts: no way shall always come first
+            for way in order:
+                engine = engines[way]
                 began = time.perf_counter()
                 answers = await sample(
                     engine, prompts, running=running, name=f"{repeat}/{running}", end=end, seed=repeat
