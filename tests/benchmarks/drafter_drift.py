@@ -94,6 +94,7 @@ def main() -> None:
 def settings_of(target: Path, checkpoint: Path, drafter: str, *, steps: int, seed: int) -> list[str]:
     settings = [
         f"model={target}",
+        "weight_sync.drill_scale=0.4",  # in bfloat16 the tolerance is wide, and the drill must exceed it
         f"seed={seed}",
         f"data.tasks=[{TASK}]",
         f"trainer.steps={steps}",

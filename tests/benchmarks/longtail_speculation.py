@@ -80,6 +80,7 @@ def settings_of(target: Path, mode: str, *, steps: int, seed: int) -> list[str]:
     cores = os.cpu_count() if mode == SYNCHRONOUS else 1
     return [
         f"model={target}",
+        "weight_sync.drill_scale=0.4",  # in bfloat16 the tolerance is wide, and the drill must exceed it
         f"seed={seed}",
         f"data.tasks=[{TASK}]",
         "data.eval_size=0",
