@@ -2,9 +2,10 @@
 
 The 12-layer target of `deep_target` trains on its own task, whose answers have their natural lengths: the longest are
 many times as long as most, and alone for most of a synchronous step. Runs with speculation begin with the drafter of
-`deep_drafter`, which goes on learning (``speculation: adaptive``). All else is equal. Reported: samples/s, the ratio to
-the same mode without speculation, staleness, and what was drafted. Both synchronous runs give every core to whoever
-works.
+`deep_drafter`, which goes on learning (``speculation: adaptive``). All else is equal; the learning rate is next to
+nothing, because policies that learn from different samples soon give answers of different lengths, and would be
+compared by those. Reported: samples/s and tokens/s, the ratio to the same mode without speculation, staleness, and what
+was drafted. Both synchronous runs give every core to whoever works.
 """
 
 import json
@@ -39,6 +40,7 @@ class Measured:
     speculation: bool
     seed: int
     samples_per_s: float
+    tokens_per_s: float
     idle_engine: float
     idle_learner: float
     staleness_mean: float
@@ -87,6 +89,7 @@ def settings_of(target: Path, mode: str, *, steps: int, seed: int) -> list[str]:
         f"trainer.steps={steps}",
         f"trainer.prompts_per_step={PROMPTS}",
         f"trainer.threads={cores}",
+        "trainer.learning_rate=1e-9",
         "trainer.dtype=bfloat16",
         "algorithm.drop_zero_variance=false",
         f"rollout.group_size={GROUP}",
@@ -101,12 +104,13 @@ def settings_of(target: Path, mode: str, *, steps: int, seed: int) -> list[str]:
 def measured(ran: WholeRun, mode: str, speculation: bool, seed: int) -> Measured:
     timed = ran.steps[WARM_UP : len(ran.steps) - STALENESS[mode]]
     idle, staleness, drafts = (ran.part(name) for name in ("idle_fraction", "staleness", "speculation"))
-    lengths = lengths_of(ran.folder)
+    lengths, seconds = lengths_of(ran.folder), sum(row["seconds"] for row in timed)
     return Measured(
         mode,
         speculation,
         seed,
-        round(len(timed) * PROMPTS * GROUP / sum(row["seconds"] for row in timed), 2),
+        round(len(timed) * PROMPTS * GROUP / seconds, 2),
+        round(sum(row["response_tokens/mean"] for row in timed) * PROMPTS * GROUP / seconds, 1),
         idle["rollout-0"],
         idle["learner"],
         round(staleness["mean"], 3),
@@ -134,7 +138,7 @@ def print_table(modes: Sequence[str], rows: Sequence[Measured]) -> None:
     print(
         f"\nanswers: median {median(row.length_median for row in rows):.0f} tokens, "
         f"longest {max(row.length_max for row in rows)}\n"
-        f"{'':<44} samples/s  ratio  idle engine/learner  staleness  tokens a pass  drafting"
+        f"{'':<44} samples/s  ratio  tokens/s  idle engine/learner  staleness  tokens a pass  drafting"
     )
     for mode in modes:
         for speculation in (False, True):
@@ -142,7 +146,7 @@ def print_table(modes: Sequence[str], rows: Sequence[Measured]) -> None:
             ratio = f"{median(ratios_of(rows, mode)):.2f}" if speculation else ""
             print(
                 f"{mode + (', speculation' if speculation else ''):<44} {fmean(row.samples_per_s for row in own):9.1f}"
-                f"  {ratio:>5}  {fmean(row.idle_engine for row in own):8.0%} /"
+                f"  {ratio:>5}  {fmean(row.tokens_per_s for row in own):8.0f}  {fmean(row.idle_engine for row in own):8.0%} /"
                 f" {fmean(row.idle_learner for row in own):4.0%}     {fmean(row.staleness_mean for row in own):9.2f}"
                 f"  {fmean(row.acceptance_length for row in own):13.2f}"
                 f"  {fmean(row.drafting_share for row in own):8.0%}"
