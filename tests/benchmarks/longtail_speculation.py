@@ -146,7 +146,8 @@ def print_table(modes: Sequence[str], rows: Sequence[Measured]) -> None:
             ratio = f"{median(ratios_of(rows, mode)):.2f}" if speculation else ""
             print(
                 f"{mode + (', speculation' if speculation else ''):<44} {fmean(row.samples_per_s for row in own):9.1f}"
-                f"  {ratio:>5}  {fmean(row.tokens_per_s for row in own):8.0f}  {fmean(row.idle_engine for row in own):8.0%} /"
+                f"  {ratio:>5}  {fmean(row.tokens_per_s for row in own):8.0f}"
+                f"  {fmean(row.idle_engine for row in own):8.0%} /"
                 f" {fmean(row.idle_learner for row in own):4.0%}     {fmean(row.staleness_mean for row in own):9.2f}"
                 f"  {fmean(row.acceptance_length for row in own):13.2f}"
                 f"  {fmean(row.drafting_share for row in own):8.0%}"
