@@ -1,6 +1,6 @@
 """What becomes of a drafter while its target learns: absent, frozen, retrained on decay, retrained always.
 
-    make bench NAME=drafter_drift       or   python -m tests.benchmarks.drafter_drift [--steps 40] [--repeats 1]
+    make bench NAME=drafter_drift       or   python -m tests.benchmarks.drafter_drift [--steps 30] [--repeats 1]
 
 The 12-layer target of `deep_target` is trained by reinforcement learning on its own task, long enough that its accuracy
 and the length of its answers change. Every run with a drafter begins with the same one, which learned from the target
@@ -28,7 +28,7 @@ from tests.benchmarks.deep_target import LONGEST, LONGEST_PROMPT, TASK, deep_tar
 from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import WholeRun, train_quickstart
 
-PROMPTS, GROUP = 8, 8
+PROMPTS, GROUP = 4, 8
 LENGTH = 2
 PARTS = 5
 ABSENT, FROZEN = "absent", "frozen"
@@ -65,7 +65,7 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="draw the courses of acceptance into this SVG file")
     arguments = parser.parse_args()

@@ -18,6 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 from actors.speculation.settings import SpeculationSettings
 from actors.vllm_engine import VllmEngine
 from tests.benchmarks.deep_drafter import DeepDrafter, deep_drafter, sample, started
@@ -31,6 +36,7 @@ REQUESTS = 4
 LEAST_REQUESTS = 12
 GROUP = 4
 """Answers to each prompt, asked for one after the other: a drafter may learn from the first for the next."""
+COLOURS = ("#56B4E9", "#0072B2", "#004C73", "#E69F00", "#009E73", "#BBBBBB")
 NONE, GOVERNED, UNTRAINED = "no drafter", "governor", "governor, untrained drafter"
 
 
@@ -49,21 +55,24 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--figure", type=Path, help="draw the ratios into this SVG file")
     arguments = parser.parse_args()
     target = deep_target()
-    asyncio.run(measure(target, deep_drafter(target), arguments.repeats))
+    rows = asyncio.run(measure(target, deep_drafter(target), arguments.repeats))
+    conclude(rows, list(dict.fromkeys(row.way for row in rows)))
+    if arguments.figure:
+        draw(rows, arguments.figure)
 
 
-async def measure(target: Path, drafter: DeepDrafter, repeats: int) -> None:
+async def measure(target: Path, drafter: DeepDrafter, repeats: int) -> list[Measured]:
     engines = {NONE: await started(target)}
     for way, settings in ways(str(drafter.trained), str(drafter.untrained)).items():
         engines[way] = await started(target, settings)
     try:
-        rows = await turns(engines, target, repeats)
+        return await turns(engines, target, repeats)
     finally:
         for engine in engines.values():
             await engine.shutdown()
-    conclude(rows, list(engines))
 
 
 def ways(trained: str, untrained: str) -> dict[str, SpeculationSettings]:
@@ -143,6 +152,25 @@ def conclude(rows: Sequence[Measured], names: Sequence[str]) -> None:
         rows=[*map(asdict, rows), {"against_best": against_best, "untrained": untrained}],
         seed=0,
     )
+
+
+def draw(rows: Sequence[Measured], path: Path) -> None:
+    """Ratio to no drafter by the number of running answers: medians as bars, single turns as dots."""
+    plt.rcParams.update({"svg.hashsalt": "paceline", "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    names = [name for name in dict.fromkeys(row.way for row in rows) if name != NONE]
+    width = 0.8 / len(names)
+    for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
+        for place, running in enumerate(BATCHES):
+            ratios = [row.ratio for row in rows if (row.way, row.running) == (name, running)]
+            x = place + (number - (len(names) - 1) / 2) * width
+            axes.bar(x, median(ratios), width * 0.9, color=colour, label=None if place else name)
+            axes.plot([x] * len(ratios), ratios, ".", color="black", markersize=3)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(xlabel="running answers", ylabel="tokens/s, no drafter = 1")
+    axes.set_xticks(range(len(BATCHES)), [str(running) for running in BATCHES])
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
