@@ -11,11 +11,11 @@ from typing import Literal
 import pytest
 import torch
 from transformers import Qwen3ForCausalLM
-from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
 
 from actors.engine import Completion, KvPolicy, Sampling
 from actors.speculation.settings import SpeculationSettings
 from actors.token_sampling import processed_logprobs
+from actors.vllm_worker import WeightWorker
 from tests.actors.oracle import kept_kv_logits
 from tests.actors.speculation.eagle_checkpoint import drafter_weights, predictable, write_drafter, write_target
 from tests.actors.speculation.vllm_subject import SCRIPTED, SpeculatingSubject
@@ -56,11 +56,12 @@ def subject(
         governor_options={"seed": 3, "attached": 0.1},
     )
     # Fourteen blocks of 128 tokens, of three layers: the answers of the first test need twice as many.
-    running = SpeculatingSubject(
-        folder / "target", target, speculation, tied=False, kv_cache_gib=14 * 128 * 768 / 2**30
-    )
-    yield running
-    running.close()
+    room = 14 * 128 * 768 / 2**30
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to break the drafter from within
+        running = SpeculatingSubject(folder / "target", target, speculation, tied=False, kv_cache_gib=room)
+        yield running
+        running.close()
 
 
 @pytest.fixture(autouse=True)
@@ -203,21 +204,35 @@ def test_sending_the_drafter_again_changes_nothing_and_earlier_weights_take_an_u
     assert subject.alone(PROMPT, LONG)[1] == before
 
 
-def test_a_drafter_that_raises_costs_drafts_and_no_answer(
-    subject: SpeculatingSubject, drafter: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def break_drafter(worker: WeightWorker) -> None:
+    """Runs in the engine's process."""
+
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("its memory is torn")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(SpecDecodeBaseProposer, "propose", fail)
-        for i in range(4):
-            answer = subject.generate(PROMPT[i:], Sampling(20, temperature=0))
-            assert_greedy(answer, PROMPT[i:], subject.reference)
+    assert worker.drafting is not None
+    worker.drafting._propose_as_vllm = fail
+
+
+def mend_drafter(worker: WeightWorker) -> None:
+    """As it was made."""
+    assert worker.drafting is not None
+    runner = worker.model_runner
+    worker.drafting._propose_as_vllm = type(runner).propose_draft_token_ids.__get__(runner)
+
+
+def test_a_drafter_that_raises_costs_drafts_and_no_answer(
+    subject: SpeculatingSubject, drafter: dict[str, torch.Tensor]
+) -> None:
+    subject.run(subject.vllm._alive.collective_rpc(break_drafter))
+    for i in range(4):
+        answer = subject.generate(PROMPT[i:], Sampling(20, temperature=0))
+        assert_greedy(answer, PROMPT[i:], subject.reference)
     stats = subject.run(subject.engine.speculation_stats())
     assert stats.trouble is not None
     assert "RuntimeError: its memory is torn" in stats.trouble
     assert subject.generate(PROMPT, Sampling(20, temperature=0)).speculated.drafted == 0
+    subject.run(subject.vllm._alive.collective_rpc(mend_drafter))
     subject.send_drafter(drafter)
     assert subject.run(subject.engine.speculation_stats()).trouble is None
     assert subject.alone(PROMPT, LONG)[1].drafted > 0
