@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learners.by_sequence import sequence_mean, sequence_sum
 from learners.correction_presets import Level, Mode
 
 
@@ -63,10 +64,6 @@ def correction_weights(given: CorrectionInput, level: Level, mode: Mode) -> tupl
 
 
 def _per_level(gap: Tensor, sequence: Tensor, level: Level) -> Tensor:
-    if level == "token" or not gap.numel():
+    if level == "token":
         return gap
-    lengths = torch.bincount(sequence)
-    total = torch.zeros(lengths.numel(), dtype=gap.dtype, device=gap.device).index_add_(0, sequence, gap)
-    if level == "geometric":
-        total = total / lengths.clamp(min=1)
-    return total[sequence]
+    return sequence_sum(gap, sequence) if level == "sequence" else sequence_mean(gap, sequence)

@@ -43,7 +43,7 @@ def with_options(part: Callable[..., T], options: Mapping[str, Option]) -> Calla
     for name, value in options.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
+            hint = f", did you mean {near[0]}?" if near else "."
             raise OptionError(name, f"there is no such option{hint} It has {', '.join(known) or 'none'}")
         annotation = inspect.signature(part).parameters[name].annotation
         try:

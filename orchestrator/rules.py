@@ -3,7 +3,7 @@
 They need nothing but the recipe; what depends on the machine, the model or the data is checked in `preflight`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,13 +20,16 @@ from orchestrator.nearest import did_you_mean
 Rule = Callable[[Recipe], SettingError | None]
 
 
+def _unknown(setting: str, name: str, known: Sequence[str]) -> SettingError:
+    return SettingError(setting, f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}")
+
+
 def parts_are_registered(recipe: Recipe) -> SettingError | None:
     algorithm = recipe.algorithm
     chosen = ((ADVANTAGES, algorithm.advantage), (NORMS, algorithm.advantage_norm), (SURROGATES, algorithm.surrogate))
     for registry, name in chosen:
         if name not in registry:
-            known = registry.names()
-            return SettingError(registry.kind, f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}")
+            return _unknown(registry.kind, name, registry.names())
     return None
 
 
@@ -57,9 +60,7 @@ def terms_are_registered(recipe: Recipe) -> SettingError | None:
     example = TermInput(one - 1, one + 1, one, one.long(), one - 1)
     for settings in recipe.algorithm.terms:
         if settings.name not in TERMS:
-            known = TERMS.names()
-            reason = f"no {settings.name}{did_you_mean(settings.name, known)}"
-            return SettingError(TERMS.kind, reason, f"known are {', '.join(known)}")
+            return _unknown(TERMS.kind, settings.name, TERMS.names())
         try:
             with_options(TERMS[settings.name].loss, settings.options)(example)
         except UnknownNameError as error:
@@ -97,9 +98,7 @@ def the_governor_is_known(recipe: Recipe) -> SettingError | None:
     known = ["fixed", *SELECTORS.names()]
     if name is None or name in known or ":" in name:  # a function of the user's own
         return None
-    return SettingError(
-        "speculation.governor", f"no {name}{did_you_mean(name, known)}", f"known are {', '.join(known)}"
-    )
+    return _unknown("speculation.governor", name, known)
 
 
 def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:

@@ -15,6 +15,9 @@ from typing import TextIO
 
 from orchestrator.errors import RunError, SettingError
 
+MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
+"""Where a finished run has them."""
+
 
 class RunDirectory:
     """Args:
@@ -48,12 +51,12 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         """The trained model, a Hugging Face checkpoint."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def drafter(self) -> Path:
         """The trained drafter, as vLLM loads it."""
-        return self.path / "drafter" / "trained"
+        return self.path / TRAINED_DRAFTER
 
     @property
     def first_drafter(self) -> Path:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clip_record
+from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clip_record, pushed_out
 
 
 @SURROGATES.register("gppo")
@@ -14,8 +14,7 @@ def gppo(given: SurrogateInput) -> tuple[Tensor, dict[str, Tensor]]:
     rho is below it, else rho; so the weight on A grad logp is c. sg is the stop-gradient.
     """
     ratio = given.log_ratio.detach().exp()
-    low = (ratio < 1 - given.clip_low) & (given.advantages < 0)
-    high = (ratio > 1 + given.clip_high) & (given.advantages > 0)
+    low, high = pushed_out(given, ratio)
     weight = torch.where(low, 1 - given.clip_low, torch.where(high, 1 + given.clip_high, ratio))
     return -given.weights * given.advantages * weight * _one(given.logprobs), clip_record(ratio, low, high)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clip_record
+from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clipped
 
 
 @SURROGATES.register("reinforce")
@@ -22,13 +22,7 @@ def ppo_clip(given: SurrogateInput) -> tuple[Tensor, dict[str, Tensor]]:
     rho = exp(logp - logp_old). The bounds are separate, as in clip-higher (DAPO, arXiv 2503.14476, equation 10); the
     weight w makes it the decoupled objective of arXiv 2110.00641 when `old_logprobs` are not the behaviour's.
     """
-    ratio = given.log_ratio.exp()
-    bounded = ratio.clamp(1 - given.clip_low, 1 + given.clip_high)
-    gain = (ratio * given.advantages).minimum(bounded * given.advantages)
-    seen = ratio.detach()
-    low = (seen < 1 - given.clip_low) & (given.advantages < 0)
-    high = (seen > 1 + given.clip_high) & (given.advantages > 0)
-    return -given.weights * gain, clip_record(seen, low, high)
+    return clipped(given, given.log_ratio.exp())
 
 
 @SURROGATES.register("dual_clip")

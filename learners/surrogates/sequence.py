@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clip_record
+from learners.by_sequence import sequence_mean
+from learners.surrogates.surrogate import SURROGATES, SurrogateInput, clip_record, clipped
 
 
 @SURROGATES.register("gspo")
@@ -12,13 +13,7 @@ def gspo(given: SurrogateInput) -> tuple[Tensor, dict[str, Tensor]]:
     Every token of an answer has the answer's loss, so that `sequence` aggregation sums it once. A mean over hundreds
     of tokens stays close to 1: the paper's bounds are clip_low=3e-4 and clip_high=4e-4.
     """
-    ratio = given.sequence_mean(given.log_ratio).exp()
-    bounded = ratio.clamp(1 - given.clip_low, 1 + given.clip_high)
-    gain = (ratio * given.advantages).minimum(bounded * given.advantages)
-    seen = ratio.detach()
-    low = (seen < 1 - given.clip_low) & (given.advantages < 0)
-    high = (seen > 1 + given.clip_high) & (given.advantages > 0)
-    return -given.weights * gain, clip_record(seen, low, high)
+    return clipped(given, sequence_mean(given.log_ratio, given.sequence).exp())
 
 
 @SURROGATES.register("gmpo")
@@ -37,5 +32,5 @@ def gmpo(given: SurrogateInput, *, log_low: float = 0.4, log_high: float = 0.4) 
     log_ratio, seen = given.log_ratio, given.log_ratio.detach()
     positive = given.advantages > 0
     bounded = log_ratio.clamp(max=log_high).where(positive, log_ratio.clamp(min=-log_low))
-    gain = given.sequence_mean(bounded).exp() * given.advantages
+    gain = sequence_mean(bounded, given.sequence).exp() * given.advantages
     return -given.weights * gain, clip_record(seen.exp(), ~positive & (seen < -log_low), positive & (seen > log_high))

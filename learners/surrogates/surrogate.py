@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from learners.registry import Registry
@@ -40,14 +39,6 @@ class SurrogateInput:
         """[N] log rho = logp - logp_old, with gradient."""
         return self.logprobs - self.old_logprobs
 
-    def sequence_mean(self, values: Tensor) -> Tensor:
-        """[N] mean of the values of each token's answer, at each of its tokens."""
-        if not values.numel():
-            return values
-        lengths = torch.bincount(self.sequence)
-        total = values.new_zeros(lengths.numel()).index_add(0, self.sequence, values)
-        return (total / lengths.clamp(min=1))[self.sequence]
-
 
 Surrogate = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
 """From a `SurrogateInput`, and options by keyword, to the loss [N] and what happened per token, [N] each, by name:
@@ -58,3 +49,17 @@ SURROGATES: Registry[Surrogate] = Registry("algorithm.surrogate")
 def clip_record(ratio: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
     """The record of a surrogate with bounds; `low` and `high` say where each took gradient away."""
     return {"ratio": ratio.detach(), "clipped_low": low.float(), "clipped_high": high.float()}
+
+
+def clipped(given: SurrogateInput, ratio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """-w min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), and its record; `ratio` is [N], with gradient."""
+    bounded = ratio.clamp(1 - given.clip_low, 1 + given.clip_high)
+    gain = (ratio * given.advantages).minimum(bounded * given.advantages)
+    return -given.weights * gain, clip_record(ratio, *pushed_out(given, ratio.detach()))
+
+
+def pushed_out(given: SurrogateInput, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] each: beyond the lower and the upper bound, on the side that the advantage pushes to."""
+    low = (ratio < 1 - given.clip_low) & (given.advantages < 0)
+    high = (ratio > 1 + given.clip_high) & (given.advantages > 0)
+    return low, high

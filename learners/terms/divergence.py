@@ -9,6 +9,7 @@ enumerates it).
 import torch
 from torch import Tensor
 
+from learners.by_sequence import sequence_sum
 from learners.terms.term import TermInput, term
 
 
@@ -54,8 +55,8 @@ def _to_go(values: Tensor, sequence: Tensor) -> Tensor:
     """[N] sum of each value and those behind it in its own answer."""
     if not values.numel():
         return values
-    lengths = torch.bincount(sequence)
-    total = values.new_zeros(lengths.numel()).index_add(0, sequence, values)
-    # Tokens stand in the order of their answers: what came before an answer is what the earlier answers sum to.
-    before = (total.cumsum(0) - total)[sequence]
-    return total[sequence] - (values.cumsum(0) - before) + values
+    # Tokens stand in the order of their answers: what came before an answer is the running sum at its first token.
+    running = values.cumsum(0)
+    first = torch.searchsorted(sequence, sequence)
+    before = (running - values)[first]
+    return sequence_sum(values, sequence) - (running - before) + values

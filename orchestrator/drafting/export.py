@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from orchestrator.errors import SettingError
+from orchestrator.run_directory import MODEL, TRAINED_DRAFTER
 
 
 def export_drafter(run: Path, out: Path, *, target: str | None, draft_tokens: int) -> str:
@@ -29,7 +30,7 @@ def export_drafter(run: Path, out: Path, *, target: str | None, draft_tokens: in
     from learners.drafters.speculators_export import export_speculators
     from learners.drafters.target import DraftTarget
 
-    model, drafter = run / "model", run / "drafter" / "trained"
+    model, drafter = run / MODEL, run / TRAINED_DRAFTER
     for folder in (model, drafter):
         if not folder.is_dir():
             raise SettingError("run", f"{folder} is not there", "name a finished run whose drafter learned")

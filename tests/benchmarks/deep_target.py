@@ -20,6 +20,8 @@ LONGEST = 600
 LONGEST_PROMPT = 96
 QUESTIONS_SEED = 7_000_000
 STEPS = 140
+PROMPTS, GROUP = 4, 8
+"""Prompts of a training step, and answers to each."""
 TASK = f"{{name: chain_sum, options: {{min_terms: {MIN_TERMS}, max_terms: {MAX_TERMS}, min_digits: 1, max_digits: 1}}}}"
 """As a recipe names it in `data.tasks`."""
 
@@ -49,6 +51,23 @@ def deep_target(steps: int = STEPS) -> Path:
         training=training,
     )
     return ensure_starter(None, report, settings)
+
+
+def run_settings(target: Path, *, steps: int, seed: int) -> list[str]:
+    """Of a run that trains the target on its task, without speculation."""
+    return [
+        f"model={target}",
+        "weight_sync.drill_scale=0.4",  # in bfloat16 the tolerance is wide, and the drill must exceed it
+        f"seed={seed}",
+        f"data.tasks=[{TASK}]",
+        f"trainer.steps={steps}",
+        f"trainer.prompts_per_step={PROMPTS}",
+        "trainer.dtype=bfloat16",
+        f"rollout.group_size={GROUP}",
+        f"rollout.max_prompt_tokens={LONGEST_PROMPT}",
+        f"rollout.max_response_tokens={LONGEST}",
+        "rollout.dtype=bfloat16",
+    ]
 
 
 def questions(target: Path, count: int, seed: int = 0) -> list[tuple[int, ...]]:

@@ -24,11 +24,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from tests.benchmarks.deep_drafter import deep_drafter
-from tests.benchmarks.deep_target import LONGEST, LONGEST_PROMPT, TASK, deep_target
+from tests.benchmarks.deep_target import deep_target, run_settings
 from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import WholeRun, train_quickstart
 
-PROMPTS, GROUP = 4, 8
 LENGTH = 2
 PARTS = 5
 ABSENT, FROZEN = "absent", "frozen"
@@ -92,19 +91,7 @@ def main() -> None:
 
 
 def settings_of(target: Path, checkpoint: Path, drafter: str, *, steps: int, seed: int) -> list[str]:
-    settings = [
-        f"model={target}",
-        "weight_sync.drill_scale=0.4",  # in bfloat16 the tolerance is wide, and the drill must exceed it
-        f"seed={seed}",
-        f"data.tasks=[{TASK}]",
-        f"trainer.steps={steps}",
-        f"trainer.prompts_per_step={PROMPTS}",
-        "trainer.dtype=bfloat16",
-        f"rollout.group_size={GROUP}",
-        f"rollout.max_prompt_tokens={LONGEST_PROMPT}",
-        f"rollout.max_response_tokens={LONGEST}",
-        "rollout.dtype=bfloat16",
-    ]
+    settings = run_settings(target, steps=steps, seed=seed)
     if drafter == ABSENT:
         return [*settings, "speculation=off"]
     section = (

@@ -17,11 +17,10 @@ from pathlib import Path
 from statistics import fmean, median
 
 from tests.benchmarks.deep_drafter import deep_drafter
-from tests.benchmarks.deep_target import LONGEST, LONGEST_PROMPT, TASK, deep_target
+from tests.benchmarks.deep_target import GROUP, PROMPTS, deep_target, run_settings
 from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import WholeRun, train_quickstart
 
-PROMPTS, GROUP = 4, 8
 WARM_UP = 3
 SYNCHRONOUS = "synchronous"
 STALENESS: Mapping[str, int] = {
@@ -81,23 +80,13 @@ def settings_of(target: Path, mode: str, *, steps: int, seed: int) -> list[str]:
     """Of a run without speculation."""
     cores = os.cpu_count() if mode == SYNCHRONOUS else 1
     return [
-        f"model={target}",
-        "weight_sync.drill_scale=0.4",  # in bfloat16 the tolerance is wide, and the drill must exceed it
-        f"seed={seed}",
-        f"data.tasks=[{TASK}]",
+        *run_settings(target, steps=steps, seed=seed),
         "data.eval_size=0",
-        f"trainer.steps={steps}",
-        f"trainer.prompts_per_step={PROMPTS}",
         f"trainer.threads={cores}",
         "trainer.learning_rate=1e-9",
-        "trainer.dtype=bfloat16",
         "algorithm.drop_zero_variance=false",
-        f"rollout.group_size={GROUP}",
-        f"rollout.max_prompt_tokens={LONGEST_PROMPT}",
-        f"rollout.max_response_tokens={LONGEST}",
         f"rollout.max_staleness={STALENESS[mode]}",
         f"rollout.threads={cores}",
-        "rollout.dtype=bfloat16",
     ]
 
 
