@@ -59,14 +59,14 @@ def deep_drafter(target: Path, *, answers: int = ANSWERS, updates: int = UPDATES
 
 
 async def started(target: Path, speculation: SpeculationSettings | None = None) -> VllmEngine:
-    """An engine that serves the target in bfloat16 with every core."""
+    """An engine that serves the target in bfloat16 on one core."""
     engine = VllmEngine(
         EngineSettings(
             str(target),
             "bfloat16",
             LONGEST_PROMPT + LONGEST,
             max_running=ANSWERS_AT_ONCE,
-            threads=2,
+            threads=1,  # the other core is for the process that asks: two spinning threads would wait for it
             kv_cache_gib=0.3,
             speculation=speculation,
         )

@@ -3,8 +3,10 @@
     make bench NAME=speculation         or   python -m tests.benchmarks.speculation [--repeats 3]
 
 All engines (vLLM, bfloat16) are started first, one for each way of drafting, and take turns: for each number of running
-answers, each engine samples the same requests, at temperature 1, before the next number. An engine that waits for its
-turn computes nothing. The ratio of a row is against the engine without a drafter in the same turn.
+answers, each engine samples the same prompts, at temperature 1, for `SECONDS`, before the next number. An answer that
+ends makes room for the next prompt, so that as many run throughout: no long last answer weighs on the speed of many.
+An engine that waits for its turn computes nothing. The ratio of a row is against the engine without a drafter in the
+same turn.
 Two requirements are judged at the end: the governor against the best fixed draft length, and against no drafter,
 with the trained drafter and with one that never learned.
 """
@@ -15,6 +17,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, cycle
 from pathlib import Path
 from statistics import median
 
@@ -23,17 +26,20 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from actors.engine import GenerationRequest, Sampling
 from actors.speculation.settings import SpeculationSettings
+from actors.speculation.step_record import StepRecord
 from actors.vllm_engine import VllmEngine
-from tests.benchmarks.deep_drafter import DeepDrafter, deep_drafter, sample, started
-from tests.benchmarks.deep_target import deep_target, end_of_text, questions
+from tests.benchmarks.deep_drafter import DeepDrafter, deep_drafter, started
+from tests.benchmarks.deep_target import LONGEST, deep_target, end_of_text, questions
 from tests.benchmarks.report import finish
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (0, 1, 2, 4)
-REQUESTS = 4
-"""Answers per place in a measurement: enough that filling and emptying the batch weigh little."""
-LEAST_REQUESTS = 12
+SECONDS = 3.0
+"""Of a turn."""
+PROMPTS = 64
+"""Of a turn; when they are used up they come again, which takes an engine faster than any here."""
 GROUP = 4
 """Answers to each prompt, asked for one after the other: a drafter may learn from the first for the next."""
 COLOURS = ("#56B4E9", "#0072B2", "#004C73", "#E69F00", "#009E73", "#BBBBBB")
@@ -42,7 +48,15 @@ NONE, GOVERNED, UNTRAINED = "no drafter", "governor", "governor, untrained draft
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One turn of one engine. `ratio` is against the engine without a drafter in the same turn."""
+    """One turn of one engine.
+
+    Attributes:
+        ratio: of tokens/s against the engine without a drafter in the same turn.
+        acceptance_length: tokens that a pass brought each answer.
+        time_by_k: share of the time spent in steps with each draft length.
+        caught_up: share of the time in which the drafter read what it had left out.
+        read_along: share of the time in steps without drafts in which the drafter's pass ran all the same.
+    """
 
     way: str
     running: int
@@ -50,6 +64,9 @@ class Measured:
     tokens_per_s: float
     ratio: float
     acceptance_length: float
+    time_by_k: dict[int, float]
+    caught_up: float
+    read_along: float
 
 
 def main() -> None:
@@ -101,29 +118,65 @@ async def turns(engines: Mapping[str, VllmEngine], target: Path, repeats: int) -
     end, chance = end_of_text(target), random.Random(0)
     for repeat in range(-1, repeats):  # the first round warms up, and is the governors' time to learn
         for running in BATCHES:
-            prompts = asked(target, max(LEAST_REQUESTS, REQUESTS * running), seed=3 + repeat)
-            speeds: dict[str, tuple[float, float]] = {}
+            prompts = asked(target, PROMPTS, seed=3 + repeat)
+            speeds: dict[str, tuple[float, Sequence[StepRecord]]] = {}
             order = list(engines)
             chance.shuffle(order)  # the machine's speed drifts: no way shall always come first
             for way in order:
-                engine = engines[way]
-                began = time.perf_counter()
-                answers = await sample(
-                    engine, prompts, running=running, name=f"{repeat}/{running}", end=end, seed=repeat
-                )
-                speed = sum(map(len, answers)) / (time.perf_counter() - began)
-                stats = await engine.speculation_stats()
-                passes = sum(record.running for record in stats.steps)
-                speeds[way] = speed, sum(record.emitted for record in stats.steps) / passes if passes else 1.0
-            if repeat < 0:
-                continue
-            for way, (speed, length) in speeds.items():
-                ratio = speed / speeds[NONE][0]
-                rows.append(Measured(way, running, repeat, round(speed, 1), round(ratio, 3), round(length, 2)))
-                print(
-                    f"{running:>3} running  {way:<28} {speed:8.0f} tokens/s  {ratio:5.2f}x  {length:.2f} tokens a pass"
-                )
+                speed = await tokens_per_s(engines[way], prompts, running, f"{repeat}/{running}", end, repeat)
+                speeds[way] = speed, (await engines[way].speculation_stats()).steps
+            if repeat >= 0:
+                rows += [row_of(way, running, repeat, *speeds[way], speeds[NONE][0]) for way in engines]
+                for row in rows[-len(engines) :]:
+                    print(
+                        f"{running:>3} running  {row.way:<28} {row.tokens_per_s:8.0f} tokens/s  {row.ratio:5.2f}x  "
+                        f"{row.acceptance_length:.2f} tokens a pass  time by K {row.time_by_k}"
+                    )
     return rows
+
+
+async def tokens_per_s(
+    engine: VllmEngine, prompts: Sequence[tuple[int, ...]], running: int, name: str, end: int, seed: int
+) -> float:
+    """Of `running` answers at a time, over `SECONDS` from an empty engine; what runs then is aborted, and counts."""
+    numbered, live, over = zip(count(), cycle(prompts)), set[str](), False
+
+    async def place() -> int:
+        tokens = 0
+        while not over:
+            number, prompt = next(numbered)
+            live.add(request_id := f"{name}/{number}")
+            sampling = Sampling(LONGEST, seed=seed + number, stop_token_ids=(end,))
+            tokens += len((await engine.generate(GenerationRequest(request_id, prompt, sampling))).token_ids)
+            live.remove(request_id)
+        return tokens
+
+    began = time.perf_counter()
+    places = [asyncio.create_task(place()) for _ in range(running)]
+    await asyncio.sleep(SECONDS)
+    over, seconds = True, time.perf_counter() - began
+    await engine.abort(sorted(live))
+    return sum(await asyncio.gather(*places)) / seconds
+
+
+def row_of(way: str, running: int, repeat: int, speed: float, steps: Sequence[StepRecord], plain: float) -> Measured:
+    total, passes = sum(step.seconds for step in steps), sum(step.running for step in steps)
+
+    def share(seconds: float) -> float:
+        return round(seconds / total, 3) if total else 0.0
+
+    by_k = {k: share(sum(step.seconds for step in steps if step.k == k)) for k in sorted({step.k for step in steps})}
+    return Measured(
+        way,
+        running,
+        repeat,
+        round(speed, 1),
+        round(speed / plain, 3),
+        round(sum(step.emitted for step in steps) / passes, 2) if passes else 1.0,
+        by_k,
+        share(sum(step.catch_up_s for step in steps)),
+        share(sum(step.seconds for step in steps if step.k == 0 and step.attached)),
+    )
 
 
 def conclude(rows: Sequence[Measured], names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""TRL's GRPOTrainer on Paceline's prompts and rewards, in a process of its own; used by `peers`.
+"""TRL's GRPOTrainer on Paceline's prompts and rewards, in a process of its own; used by `peers` and `learning`.
 
-Reads a recipe and a variant, trains, and prints one line of JSON: seconds and reward of each step. The recipe's prompts
+Reads a recipe and a variant, trains, and prints one line of JSON: seconds and reward of each step. With `--save` it
+leaves the model behind. The recipe's prompts
 are drawn in Paceline's order, its reward terms score in this process (which costs TRL nothing for a pool), and what
 the two systems both know is set alike: samples per step, lengths, temperature, learning rate, betas, clip range,
 token-level loss, no KL term, gradient norm.
@@ -60,13 +61,15 @@ class StepClock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def train(recipe: Recipe, model: Path, variant: Variant, output: Path) -> dict[str, object]:
+def train(
+    recipe: Recipe, model: Path, variant: Variant, output: Path, *, steps: int, save: Path | None
+) -> dict[str, object]:
     """Seconds, rewards and answer lengths by step."""
     rollout, trainer = recipe.rollout, recipe.trainer
     samples = trainer.prompts_per_step * rollout.group_size
     tokenizer = load_tokenizer(model)
     source = open_source(recipe.data, recipe.seed)
-    prompts = [source.next() for _ in range(trainer.steps * trainer.prompts_per_step)]
+    prompts = [source.next() for _ in range(steps * trainer.prompts_per_step)]
     judge = Reward(recipe.reward)
     judge.warm_up()
     by_text = {prompt_text(prompt, recipe.data.template): prompt for prompt in prompts}
@@ -91,9 +94,10 @@ def train(recipe: Recipe, model: Path, variant: Variant, output: Path) -> dict[s
         num_generations=rollout.group_size,
         max_completion_length=rollout.max_response_tokens,
         temperature=rollout.temperature,
-        max_steps=trainer.steps,
+        max_steps=steps,
         learning_rate=trainer.learning_rate,
-        lr_scheduler_type="constant",
+        warmup_steps=trainer.warmup_steps,
+        lr_scheduler_type="constant_with_warmup",
         adam_beta1=trainer.betas[0],
         adam_beta2=trainer.betas[1],
         weight_decay=trainer.weight_decay,
@@ -118,6 +122,8 @@ def train(recipe: Recipe, model: Path, variant: Variant, output: Path) -> dict[s
         callbacks=[clock],
     )
     peer.train()
+    if save is not None:
+        peer.save_model(str(save))
     history = [row for row in peer.state.log_history if "reward" in row]
     return {
         "seconds": [later - earlier for earlier, later in zip(clock.ends, clock.ends[1:], strict=False)],
@@ -132,9 +138,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--save", type=Path, help="folder for the trained model")
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    result = train(load_recipe(str(arguments.recipe)), arguments.model, VARIANTS[arguments.variant], arguments.output)
+    recipe, variant = load_recipe(str(arguments.recipe)), VARIANTS[arguments.variant]
+    steps = arguments.steps or recipe.trainer.steps
+    result = train(recipe, arguments.model, variant, arguments.output, steps=steps, save=arguments.save)
     print(json.dumps(result))
 
 
