@@ -30,6 +30,8 @@ from tests.benchmarks.whole_run import WholeRun, train_quickstart
 
 LENGTH = 2
 PARTS = 5
+PROMPTS, LEARNING_RATE = 8, 5e-5
+"""Of a training step: with half the prompts at the quickstart's rate the policy forgets how to answer in 20 steps."""
 ABSENT, FROZEN = "absent", "frozen"
 DRAFTERS: Mapping[str, str] = {
     ABSENT: "off",
@@ -91,7 +93,11 @@ def main() -> None:
 
 
 def settings_of(target: Path, checkpoint: Path, drafter: str, *, steps: int, seed: int) -> list[str]:
-    settings = run_settings(target, steps=steps, seed=seed)
+    settings = [
+        *run_settings(target, steps=steps, seed=seed),
+        f"trainer.prompts_per_step={PROMPTS}",
+        f"trainer.learning_rate={LEARNING_RATE}",
+    ]
     if drafter == ABSENT:
         return [*settings, "speculation=off"]
     section = (
