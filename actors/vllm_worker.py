@@ -33,6 +33,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from actors.engine import ChannelAddress, WeightStream
 from actors.speculation.vllm_cpu_remedy import repair_verification
 from actors.speculation.vllm_drafting import DeferredDrafting
+from actors.speculation.vllm_suffix import SuffixProposer
 from actors.speculation.vllm_verification import verify_drafts_alone
 from actors.vllm_launch import TIED_HEAD_REMEDY
 from actors.weight_channel import NCCL_ID_KEY
@@ -204,7 +205,8 @@ class WeightWorker:
 
     def drafting_trouble(self) -> str | None:
         """Why nothing is drafted although it is asked for; None while all is well."""
-        return self.drafting.trouble if self.drafting else None
+        drafter = self.drafting or getattr(self.model_runner, "drafter", None)
+        return drafter.trouble if isinstance(drafter, DeferredDrafting | SuffixProposer) else None
 
     def drafter_renewed(self, trouble: str | None) -> None:
         """The drafter has new weights, or, if there was trouble, a mixture of old and new ones."""

@@ -96,6 +96,23 @@ def methods(
 
 
 @app.command()
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="Recipe that shall run here.")] = "quickstart",
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to look at; default: the recipe's.")] = None,
+) -> None:
+    """Check this machine, and a Ray cluster, for what would stop a run; a line each, with the fix."""
+    from rich.console import Console
+
+    from orchestrator.doctor.examination import examine, print_findings
+    from orchestrator.recipe import load_recipe
+
+    faults = print_findings(examine(load_recipe(recipe, overrides or []), address), Console())
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def starter(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cache; default ~/.cache/paceline.")] = None,
 ) -> None:

@@ -3,8 +3,9 @@
 vLLM 0.32 runs the drafter's forward pass in every step, also when no draft is wanted, so that the drafter's KV keeps
 up with the target's. `DeferredDrafting` replaces `propose_draft_token_ids` of vLLM's model runner: in a step that wants
 no draft it keeps what the drafter would have read (the target's hidden states, by reference, and the token ids), and
-the drafter reads all of it in one packed pass before the next draft. Prompts are read by the drafter at once: their
-KV is shared through the prefix cache, and the answer that computed it may be over before the first draft.
+the drafter reads all of it in one packed pass before the next draft. Prompts that fill a block of the KV cache are read
+by the drafter at once: such blocks are shared through the prefix cache, and the answer that computed them may be over
+before the first draft.
 
 Invariants:
 - a drafted token was drafted over the same drafter KV that vLLM's own way would have written, apart from rounding. Two
@@ -19,7 +20,7 @@ Invariants:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,12 +122,12 @@ class _Step:
     metadata: CommonAttentionMetadata
 
     @property
-    def prefilling(self) -> list[int]:
+    def prefilling(self) -> frozenset[int]:
         """Indices of requests that read more than a token and its draft."""
         if self.scheduled.total_num_scheduled_tokens == len(self.request_ids):
-            return []
+            return frozenset()
         drafts = self.scheduled.scheduled_spec_decode_tokens
-        return [i for i, r in enumerate(self.request_ids) if self.counts[i] > 1 + len(drafts.get(r, ()))]
+        return frozenset(i for i, r in enumerate(self.request_ids) if self.counts[i] > 1 + len(drafts.get(r, ())))
 
 
 class DeferredDrafting:
@@ -206,43 +207,49 @@ class DeferredDrafting:
             self._backlog.clear()
 
     def _postpone(self, step: _Step) -> bool:
-        """Let the decoding requests of a step without drafts wait; False where the drafter must read along now."""
+        """Let the requests of a step without drafts wait; False where the drafter must read along now."""
         if self._runner.discard_request_mask.np[: len(step.request_ids)].any():
             return False  # A prompt in pieces, which this engine never makes.
         prefilling = step.prefilling
+        shared = [i for i in sorted(prefilling) if step.starts[i] + step.counts[i] >= self._proposer.block_size]
         if any(step.request_ids[i] in self._backlog for i in prefilling):
             return False  # A request that was preempted, and came back to its own cached blocks.
-        decoding = self._decoded(step, set(prefilling)) if prefilling or step.sampled.shape[1] > 1 else None
-        added = len(step.request_ids) if decoding is None else len(decoding[1])
+        waiting = self._waiting(step, prefilling, set(shared)) if prefilling or step.sampled.shape[1] > 1 else None
+        added = len(step.request_ids) if waiting is None else len(waiting[1])
         row_bytes = 8 + sum(layer.shape[1] * layer.itemsize for layer in step.hidden)
         if (self._backlog.rows + added) * row_bytes > self._retained_bytes:
             return False
-        if prefilling:
-            self._read_prompts(step, prefilling)
-        if decoding is None:
+        if shared:
+            self._read_prompts(step, shared)
+        if waiting is None:
             spans = [(r, start, 1) for r, start in zip(step.request_ids, step.starts, strict=True)]
             inputs = step.sampled[:, 0] if self._shifted else self._runner.input_ids.gpu[: len(spans)].clone()
             self._backlog.add(spans, inputs, step.hidden)
-        elif decoding[1]:
-            spans, rows, followers = decoding
+        elif waiting[1]:
+            spans, rows, followers = waiting
             index = torch.tensor(rows)
             inputs = torch.tensor(followers) if self._shifted else self._runner.input_ids.gpu[index]
             self._backlog.add(spans, inputs, [layer[index] for layer in step.hidden])
         return True
 
-    def _decoded(self, step: _Step, without: set[int]) -> tuple[list[tuple[str, int, int]], list[int], list[int]]:
-        """Spans of the decoding requests, the rows of what they keep of this step, and the token behind each row."""
+    def _waiting(
+        self, step: _Step, prefilling: Collection[int], without: Collection[int]
+    ) -> tuple[list[tuple[str, int, int]], list[int], list[int]]:
+        """Spans of the requests, the rows of what they keep of this step, and the token behind each row."""
         spans: list[tuple[str, int, int]] = []
         rows: list[int] = []
         followers: list[int] = []
         row = 0
         for i, sampled in enumerate(step.sampled.tolist()):
+            end = row + step.counts[i]
             if i not in without:
                 kept = [token for token in sampled if token >= 0]
+                if i in prefilling:
+                    kept = self._runner.input_ids.gpu[row + 1 : end].tolist() + kept[:1]
                 spans.append((step.request_ids[i], step.starts[i], len(kept)))
                 rows.extend(range(row, row + len(kept)))
                 followers += kept
-            row += step.counts[i]
+            row = end
         return spans, rows, followers
 
     def _read_prompts(self, step: _Step, requests: Sequence[int]) -> None:

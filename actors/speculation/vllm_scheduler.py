@@ -157,7 +157,7 @@ class _Governed(Scheduler):
         return accepted
 
     def _note_behind(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> int:
-        """Tokens that the drafter lacks after this step, over its answers. Prompts it reads at once."""
+        """Tokens that the drafter lacks after this step, over its answers. It reads prompts of a block or more at once."""
         if _reads_along(scheduled):
             self._behind.clear()
             return 0
@@ -167,6 +167,8 @@ class _Governed(Scheduler):
             behind[request_id] = self._behind.get(request_id, 0)
             if read == 1 + len(drafts.get(request_id, ())):
                 behind[request_id] += len(output.sampled_token_ids[output.req_id_to_index[request_id]])
+            elif read < self.block_size:
+                behind[request_id] += read
         self._behind = behind
         return sum(behind.values())
 

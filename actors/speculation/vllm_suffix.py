@@ -8,7 +8,8 @@ prompt that it begins with, so that a continued answer finds its group, or else 
 Invariants:
 - whatever is mistaken for whatever (two answers of equal length with equal last tokens may swap places), only drafts
   get worse: vLLM verifies each as the drafter's only guess;
-- an answer that has no row any more is over. One that was only interrupted begins again, and is not counted twice.
+- an answer that has no row any more is over. One that was only interrupted begins again, and is not counted twice;
+- an error of its own costs drafts and no answer: from then on nothing is drafted, and `trouble` says why.
 
 How many tokens are drafted is decided here up to vLLM's number of speculative tokens; the governor in the scheduler
 (`actors.speculation.vllm_scheduler`) cuts drafts to the length of the step.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from actors.gloo_group import first_line
 from actors.speculation.prompt_trees import Answer, PromptTrees, SuffixSettings
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class SuffixProposer:
         self._prompt_lengths: dict[bytes, int] = {}
         self._seen: dict[int, _Seen] = {}
         """By row of the last step."""
+        self.trouble: str | None = None
 
     def load_model(self, target: object) -> None:
         """Called by vLLM; there is no model."""
@@ -79,6 +82,20 @@ class SuffixProposer:
             num_tokens_no_spec: [rows] length of each sequence, what was emitted included.
             token_ids_cpu: [rows, context length].
         """
+        if self.trouble is None:
+            try:
+                return self._drafts(sampled_token_ids, num_tokens_no_spec, token_ids_cpu)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answers need no drafts; `trouble` reports it
+                self.trouble = f"the drafter failed ({type(error).__name__}: {first_line(error)}): nothing is drafted"
+                self._seen.clear()
+        return [[] for _ in sampled_token_ids]
+
+    def _drafts(
+        self,
+        sampled_token_ids: list[list[int]],
+        num_tokens_no_spec: npt.NDArray[np.int32],
+        token_ids_cpu: npt.NDArray[np.int32],
+    ) -> list[list[int]]:
         lengths = {row: int(num_tokens_no_spec[row]) for row, sampled in enumerate(sampled_token_ids) if sampled}
         starts = {row: length - len(sampled_token_ids[row]) for row, length in lengths.items()}
         self._seen = self._known_again(token_ids_cpu, starts)

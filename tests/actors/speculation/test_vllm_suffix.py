@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ import torch
 
 from actors.engine import Completion, EngineSettings, GenerationRequest, Sampling
 from actors.speculation.drafter import prompt_key
+from actors.speculation.prompt_trees import Answer, PromptTrees
 from actors.speculation.settings import SpeculationSettings
 from actors.speculation.vllm_suffix import SuffixProposer
 from tests.actors.oracle import fresh_kv_logits, gaps, kept_kv_logits
 from tests.actors.speculation.nucleus import assert_follows, nucleus_law
 from tests.actors.subject import MAX_RUNNING, WAIT_S, Subject, greedy
 from tests.actors.tiny_model import model_of
+
+if TYPE_CHECKING:
+    from actors.vllm_worker import WeightWorker
 
 TOLERANCE = 2e-4
 CONTEXT = 400
@@ -142,6 +147,22 @@ def test_drafts_keep_to_the_budget_and_the_context() -> None:
     assert unbounded.step([[]]) == [[]]
 
 
+def test_an_error_of_the_drafter_costs_drafts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows(SuffixProposer(_Config()))
+    rows.put(0, (9, *[1, 2, 3] * 10))
+    assert rows.step([[1]]) != [[]]
+    assert rows.proposer.trouble is None
+
+    def broken(self: PromptTrees, answer: Answer, room: int) -> list[int]:
+        raise LookupError("no such branch\nand more")
+
+    monkeypatch.setattr(PromptTrees, "draft", broken)
+    assert rows.step([[2]]) == [[]]
+    assert rows.proposer.trouble == "the drafter failed (LookupError: no such branch): nothing is drafted"
+    monkeypatch.undo()
+    assert rows.step([[3]]) == [[]], "its trees may be half changed"
+
+
 def test_each_drafted_token_gets_its_requests_temperature() -> None:
     pytest.importorskip("vllm")
     from actors.speculation.vllm_cpu_remedy import expand_batch_to_tokens
@@ -179,9 +200,11 @@ def subject(untied_checkpoint: Path) -> Iterator[Subject]:
 
     from actors.vllm_engine import VllmEngine
 
-    running = Subject("vllm", untied_checkpoint, tied=False, make=make)
-    yield running
-    running.close()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to break the drafter from within
+        running = Subject("vllm", untied_checkpoint, tied=False, make=make)
+        yield running
+        running.close()
 
 
 @pytest.mark.slow
@@ -232,3 +255,22 @@ def test_in_vllm_updates_in_the_middle_of_answers_keep_their_promises(subject: S
                 assert float(gap.max()) < TOLERANCE
             if request.sampling.temperature == 0:
                 assert answer.token_ids == tuple(torch.cat(logits).argmax(-1).tolist())
+
+
+def fell_trees(worker: "WeightWorker") -> None:
+    """Runs in the engine's process."""
+    worker.model_runner.drafter._trees = None
+
+
+def test_in_vllm_a_drafter_that_raises_costs_no_answer(subject: Subject) -> None:
+    """The last of this engine: what broke stays broken."""
+    assert subject.generate(PROMPT, Sampling(60, temperature=0)).speculated.drafted > 0
+    subject.run(subject.engine._alive.collective_rpc(fell_trees))
+    for i in range(4):
+        answer = subject.generate(PROMPT[i:], Sampling(20, temperature=0))
+        logits = fresh_kv_logits({subject.version: subject.reference}, PROMPT[i:], answer.segments)
+        assert answer.token_ids == tuple(torch.cat(logits).argmax(-1).tolist())
+    assert answer.speculated.drafted == 0
+    stats = subject.run(subject.engine.speculation_stats())
+    assert stats.trouble is not None
+    assert "AttributeError" in stats.trouble
