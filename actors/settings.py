@@ -4,9 +4,9 @@ Frozen pydantic models without behaviour; rules that cross sections are checked 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from learners.settings import Section
 
@@ -24,6 +24,53 @@ class OverSamplingSettings(Section):
     short answers, there to show the bias."""
 
 
+class ProbeSettings(Section):
+    """Cuts through each answer, and what is asked for there: how much the answer was worth on its way. For advantages
+    that differ along an answer; costs `samples` continuations for each cut of each answer."""
+
+    every: int | None = Field(None, ge=1)
+    """Cut behind every so many tokens."""
+    unlikely: int | None = Field(None, ge=1)
+    """Cut behind every so many tokens that were less likely than `below`: there the answer took its turns."""
+    at: tuple[int, ...] | None = Field(None, min_length=1)
+    """Cut behind these numbers of tokens: budgets."""
+    below: float = Field(0.9, gt=0, le=1)
+    most: int = Field(8, ge=1)
+    """Most cuts of one answer, the first ones."""
+    samples: int = Field(4, ge=1)
+    """Continuations sampled from each cut."""
+    ask: str = ""
+    """Text put behind a cut, e.g. one that ends the thinking and asks for the answer; empty goes on where it was."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Most tokens of a continuation; None: as many as the whole answer may still have."""
+
+    @model_validator(mode="after")
+    def _one_way_to_cut(self) -> Self:
+        given = [name for name in ("every", "unlikely", "at") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"answers are cut by exactly one of every, unlikely and at, {found}")
+        return self
+
+    @field_validator("at")
+    @classmethod
+    def _ascending(cls, at: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if at is not None and (at[0] < 1 or list(at) != sorted(set(at))):
+            raise ValueError("numbers of tokens must ascend, from 1 on")
+        return at
+
+
+class AnchorSettings(Section):
+    """Worked solutions from the data that join a group, trained by `algorithm.off_policy`."""
+
+    solution: str
+    """Column of the data that holds them."""
+    when: Literal["none_right", "always"] = "none_right"
+    """Which groups they join: those without a right answer, or all."""
+    correct_at: float = 1.0
+    """An answer, and a solution, is right from this reward on; a solution that is not right never joins."""
+
+
 class RolloutSettings(Section):
     engine: Literal["vllm", "torch"] = "vllm"
     """`torch` is the small exact reference engine: slow, for tests and odd decode loops."""
@@ -33,6 +80,12 @@ class RolloutSettings(Section):
     """GPUs of one engine."""
     group_size: int = Field(8, ge=1)
     """Answers sampled for each prompt."""
+    budgets: tuple[int, ...] | None = Field(None, min_length=2)
+    """Token budgets under which equal shares of a group's answers are asked for: `{budget}` in `data.template`."""
+    probes: ProbeSettings | None = None
+    """Look at what answers are worth on their way; None does not."""
+    anchors: AnchorSettings | None = None
+    """Worked solutions beside the sampled answers; None for none."""
     max_prompt_tokens: int = Field(512, ge=1)
     max_response_tokens: int = Field(512, ge=1)
     temperature: float = Field(1.0, gt=0)

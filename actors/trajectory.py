@@ -29,7 +29,8 @@ class Trajectory:
 
     Attributes:
         completion: tokens, logprobs and versions.
-        legs: at least one; more than one where the answer was interrupted and continued, perhaps elsewhere.
+        legs: at least one, but for a worked solution, which nobody sampled; more than one where the answer was
+            interrupted and continued, perhaps elsewhere.
     """
 
     completion: Completion

@@ -4,6 +4,7 @@ Invariants, held by `TrainSequence.__post_init__`: the response part of every pe
 prompt tokens carry no loss. A batch keeps the order in which it was built, so that a seeded run repeats.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,12 +16,16 @@ class TrainSequence:
         sequence_id: the trajectory's id.
         prompt_ids: token ids of the prompt.
         response_ids: [R] token ids that the policy sampled.
-        behaviour_logprobs: [R] log-probability of each sampled token under the weights and engine that sampled it.
+        behaviour_logprobs: [R] log-probability of each sampled token under the weights and engine that sampled it; nan
+            where nobody knows it, which only tokens without loss and off-policy ones may have.
         versions: [R] weight version that sampled each token.
         advantages: [R] advantage of each token.
         loss_mask: [R] True where the token takes loss.
         reward: of the answer.
         group_reward: mean reward of the answers to its prompt.
+        group_id: names its prompt's group; the answers of a group stand side by side. Empty: a group of its own.
+        off_policy: [R] True where another than the trained policy wrote the token (a worked solution, a teacher);
+            empty where the policy wrote them all.
     """
 
     sequence_id: str
@@ -32,16 +37,24 @@ class TrainSequence:
     loss_mask: tuple[bool, ...]
     reward: float = 0.0
     group_reward: float = 0.0
+    group_id: str = ""
+    off_policy: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)
-        for name in ("behaviour_logprobs", "versions", "advantages", "loss_mask"):
-            if len(getattr(self, name)) != length:
+        for name in ("behaviour_logprobs", "versions", "advantages", "loss_mask", "off_policy"):
+            if len(getattr(self, name)) != length and (name != "off_policy" or self.off_policy):
                 raise ValueError(
                     f"{self.sequence_id}: {name} has {len(getattr(self, name))} entries for {length} response tokens"
                 )
         if not self.prompt_ids or not length:
             raise ValueError(f"{self.sequence_id}: a sequence to train on needs a prompt and a response")
+        unknown = self._trained_without_logprob()
+        if unknown is not None:
+            raise ValueError(
+                f"{self.sequence_id}: response token {unknown} takes loss and has no behaviour logprob: mask it, or "
+                f"mark it as off-policy"
+            )
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
@@ -49,6 +62,14 @@ class TrainSequence:
     @property
     def loss_tokens(self) -> int:
         return sum(self.loss_mask)
+
+    def _trained_without_logprob(self) -> int | None:
+        """Place of the first token whose ratio nobody can tell; None where there is none."""
+        own = self.loss_mask
+        if self.off_policy:
+            own = tuple(takes and not foreign for takes, foreign in zip(own, self.off_policy, strict=True))
+        places = zip(own, self.behaviour_logprobs, strict=True)
+        return next((place for place, (takes, value) in enumerate(places) if takes and math.isnan(value)), None)
 
 
 @dataclass(frozen=True, slots=True)

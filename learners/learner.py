@@ -33,7 +33,8 @@ from learners.drafters.windows import Window
 from learners.errors import PolicyError
 from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
-from learners.objective import companions_needed
+from learners.objective import companions_needed, needs_of_objective
+from learners.off_policy import check_writers_are_known
 from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences, pack
 from learners.perturbation import Perturbation
@@ -105,6 +106,7 @@ class Learner:
             for name in sorted(companions_needed(algorithm))
         }
         self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
+        self._needs = needs_of_objective(algorithm)
         self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device, self._companions)
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
@@ -138,6 +140,7 @@ class Learner:
         self._expect_between_steps("a training step")
         self._expect_true_weights("a training step")
         started = time.perf_counter()
+        check_writers_are_known(batch.sequences, self._algorithm.off_policy)
         minibatches = cut_minibatches(
             batch.sequences,
             version=batch.version,
@@ -145,6 +148,7 @@ class Learner:
             token_budget=self._trainer.token_budget,
             rank=self._rank,
             ranks=self._world_size,
+            whole_groups="whole_groups" in self._needs,
         )
         starts = self._start_logprobs(minibatches)
         step = TrainingStep(self._trainee, batch.version)
@@ -187,12 +191,14 @@ class Learner:
         """
         streamed = self._half_done("add()")
         started = time.perf_counter()
+        check_writers_are_known(sequences, self._algorithm.off_policy)
         part = cut_part(
             sequences,
             version=streamed.step.version,
             token_budget=self._trainer.token_budget,
             rank=self._rank,
             ranks=self._world_size,
+            whole_groups="whole_groups" in self._needs,
         )
         streamed.step.add(part)
         streamed.parts += 1
@@ -250,9 +256,8 @@ class Learner:
             raise RuntimeError(f"no step is half done: begin_step() comes before {wish}")
         return self._streamed
 
-    def _start_logprobs(self, minibatches: Sequence[Part]) -> list[list[Tensor]] | None:
-        """[minibatch][micro-batch] logprobs under the weights at the start of the batch, where the clip
-        wants them.
+    def _start_logprobs(self, minibatches: Sequence[Part]) -> list[list[TokenLogprobs]] | None:
+        """[minibatch][micro-batch] what the weights at the start of the batch give, where the clip wants it.
 
         None where they need no pass of their own: with one minibatch, the update's own forward has those
         weights.
@@ -265,12 +270,12 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def _forward_only(self, packed: PackedSequences, positions: Tensor | None, temperature: float) -> Tensor:
+    def _forward_only(self, packed: PackedSequences, positions: Tensor | None, temperature: float) -> TokenLogprobs:
         try:
-            seen: TokenLogprobs = self._policy(packed, positions, temperature)
+            seen: TokenLogprobs = self._policy(packed, positions, temperature, "moments" in self._needs)
         finally:
             reshard(self._policy)
-        return seen.logprobs
+        return seen
 
     def snapshot(self, version: int) -> tuple[WeightManifest, dict[str, Tensor]]:
         """The weights as an engine shall see them: wire dtype, names of the checkpoint, a tied head left out.
@@ -304,7 +309,7 @@ class Learner:
     def probe_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Logprob of each token after the first at temperature 1, computed with the weights in the wire
         dtype."""
-        return [float(value) for value in self._forward_only(pack([token_ids]), None, 1.0).tolist()]
+        return [float(value) for value in self._forward_only(pack([token_ids]), None, 1.0).logprobs.tolist()]
 
     def perturb(self, seed: int, scale: float) -> None:
         """Change every matrix by seeded noise of `scale` x its own standard deviation, until `restore`.

@@ -30,6 +30,8 @@ class MicroBatch:
         advantages: [N] float32.
         staleness: [N] float32, the batch's version minus the token's.
         rewards: [N] float32, of the token's answer; group_rewards: [N] float32, mean over its group.
+        group: [N] index of each token's group within the row.
+        off_policy: [N] bool, whether another than the policy wrote it; its behaviour logprob may be nan.
     """
 
     packed: PackedSequences
@@ -41,6 +43,8 @@ class MicroBatch:
     staleness: Tensor
     rewards: Tensor
     group_rewards: Tensor
+    group: Tensor
+    off_policy: Tensor
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The [N] tensors on a device; the row moves in the model's forward."""
@@ -49,7 +53,7 @@ class MicroBatch:
         return replace(self, **{name: getattr(self, name).to(device) for name in _MOVED})
 
 
-_MOVED = ("sequence", "behaviour", "advantages", "staleness", "rewards", "group_rewards")
+_MOVED = ("sequence", "behaviour", "advantages", "staleness", "rewards", "group_rewards", "group", "off_policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,16 @@ def cut_minibatches(
     token_budget: int,
     rank: int,
     ranks: int,
+    whole_groups: bool = False,
 ) -> tuple[Part, ...]:
     """Cut a batch into optimizer steps, in order and of even sequence counts, and take this rank's share of
     each.
 
     Sequences without a trained token are left out; fewer sequences than minibatches give fewer minibatches.
+
+    Args:
+        whole_groups: a minibatch and a micro-batch hold all trained sequences of a group, or none; the steps then have
+            even counts of groups.
 
     Raises:
         ValueError: no token takes loss, or a sequence exceeds the token budget.
@@ -83,30 +92,60 @@ def cut_minibatches(
     trained = [sequence for sequence in sequences if sequence.loss_tokens]
     if not trained:
         raise ValueError("no token of this batch takes loss: there is nothing to train on")
-    steps = min(minibatches, len(trained))
-    bounds = [len(trained) * step // steps for step in range(steps + 1)]
+    units = _units(trained, whole_groups)
+    steps = min(minibatches, len(units))
+    bounds = [len(units) * step // steps for step in range(steps + 1)]
     return tuple(
-        cut_part(trained[begin:end], version=version, token_budget=token_budget, rank=rank, ranks=ranks)
+        cut_part(
+            [sequence for unit in units[begin:end] for sequence in unit],
+            version=version,
+            token_budget=token_budget,
+            rank=rank,
+            ranks=ranks,
+            whole_groups=whole_groups,
+        )
         for begin, end in itertools.pairwise(bounds)
     )
 
 
-def cut_part(sequences: Sequence[TrainSequence], *, version: int, token_budget: int, rank: int, ranks: int) -> Part:
+def cut_part(
+    sequences: Sequence[TrainSequence],
+    *,
+    version: int,
+    token_budget: int,
+    rank: int,
+    ranks: int,
+    whole_groups: bool = False,
+) -> Part:
     """Pack sequences into micro-batches and take this rank's share of them.
 
     Sequences without a trained token are left out; where there is no other, no rank has a micro-batch.
 
     Raises:
-        ValueError: a sequence exceeds the token budget.
+        ValueError: a sequence, or with `whole_groups` a group, exceeds the token budget.
     """
     trained = [sequence for sequence in sequences if sequence.loss_tokens]
     if not trained:
         return Part((), BatchCounts())
-    plan = plan_micro_batches([len(sequence) for sequence in trained], token_budget, ranks)[rank]
+    units = _units(trained, whole_groups)
+    lengths = [sum(map(len, unit)) for unit in units]
+    plan = plan_micro_batches(lengths, token_budget, ranks, unit="a group" if whole_groups else "a sequence")[rank]
+    rows = [[sequence for index in row for sequence in units[index]] for row in plan]
     return Part(
-        micro_batches=tuple(micro_batch([trained[index] for index in row], version) for row in plan),
+        micro_batches=tuple(micro_batch(row, version) for row in rows),
         counts=BatchCounts(sum(sequence.loss_tokens for sequence in trained), len(trained)),
     )
+
+
+def _units(sequences: Sequence[TrainSequence], whole_groups: bool) -> list[list[TrainSequence]]:
+    """What must stay together, in order."""
+    if not whole_groups:
+        return [[sequence] for sequence in sequences]
+    return [list(group) for _, group in itertools.groupby(sequences, key=_group_of)]
+
+
+def _group_of(sequence: TrainSequence) -> tuple[str, str]:
+    return (sequence.group_id, "" if sequence.group_id else sequence.sequence_id)
 
 
 def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
@@ -117,6 +156,7 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
     behaviour: list[float] = []
     advantages: list[float] = []
     staleness: list[int] = []
+    off_policy: list[bool] = []
     start = 0
     for index, sequence in enumerate(sequences):
         # The first response token is predicted at the last prompt token.
@@ -128,7 +168,9 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
                 behaviour.append(sequence.behaviour_logprobs[place])
                 advantages.append(sequence.advantages[place])
                 staleness.append(version - sequence.versions[place])
+                off_policy.append(bool(sequence.off_policy) and sequence.off_policy[place])
         start += len(sequence)
+    groups = {key: number for number, key in enumerate(dict.fromkeys(map(_group_of, sequences)))}
     return MicroBatch(
         packed=packed,
         sequence_ids=tuple(sequence.sequence_id for sequence in sequences),
@@ -139,4 +181,6 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
         staleness=torch.tensor(staleness, dtype=torch.float32),
         rewards=torch.tensor([sequences[owner].reward for owner in owners], dtype=torch.float32),
         group_rewards=torch.tensor([sequences[owner].group_reward for owner in owners], dtype=torch.float32),
+        group=torch.tensor([groups[_group_of(sequences[owner])] for owner in owners], dtype=torch.int64),
+        off_policy=torch.tensor(off_policy, dtype=torch.bool),
     )

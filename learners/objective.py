@@ -1,15 +1,21 @@
 """The training objective of one micro-batch, put together from the parts that the settings name.
 
-correction (who sampled against who is trained) -> surrogate (loss per token) + terms -> aggregation (one number).
+correction (who sampled against who is trained) -> surrogate (loss per token) x masks + terms -> aggregation (one
+number). Tokens that the policy did not write go by a rule of their own in the place of correction, surrogate and masks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS
 from learners.correction import CorrectionInput, correction_weights
+from learners.logprobs import Moments
+from learners.masks import MASKS, MaskInput
+from learners.needs import Need, needs_of
+from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import with_options
 from learners.settings import AlgorithmSettings, TermSettings
 from learners.surrogates import SURROGATES, SurrogateInput
@@ -29,6 +35,11 @@ class ObjectiveInput:
         sequence: index of each token's sequence in the micro-batch.
         rewards, group_rewards: of each token's answer, and the mean of its group.
         others: logprobs under the companions that the terms compare with, by their names in `algorithm`.
+        group: index of each token's group in the micro-batch; None where no part needs it.
+        off_policy: bool, whether another than the policy wrote the token, so that `behaviour` may be nan, and
+            `proximal`; None where it wrote them all.
+        moments, start_moments: of each token's distribution, now and at the start of the batch; None where no part
+            needs them.
     """
 
     logprobs: Tensor
@@ -40,11 +51,63 @@ class ObjectiveInput:
     rewards: Tensor
     group_rewards: Tensor
     others: Mapping[str, Tensor]
+    group: Tensor | None = None
+    off_policy: Tensor | None = None
+    moments: Moments | None = None
+    start_moments: Moments | None = None
+
+    def of(self, chosen: Tensor) -> "ObjectiveInput":
+        """These tokens alone, as if the policy wrote them all; `chosen` is bool, [N]."""
+
+        def of(moments: Moments | None) -> Moments | None:
+            return None if moments is None else Moments(*(values[chosen] for values in moments))
+
+        return ObjectiveInput(
+            self.logprobs[chosen],
+            self.entropy[chosen],
+            self.proximal[chosen],
+            self.behaviour[chosen],
+            self.advantages[chosen],
+            self.sequence[chosen],
+            self.rewards[chosen],
+            self.group_rewards[chosen],
+            {name: values[chosen] for name, values in self.others.items()},
+            group=None if self.group is None else self.group[chosen],
+            moments=of(self.moments),
+            start_moments=of(self.start_moments),
+        )
 
 
 def objective(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tensor, Mapping[str, Tensor]]:
     """This micro-batch's share of the sum that the batch's loss is (`learners.aggregation`), and what happened per
-    token: [N] each, by name."""
+    token: [N] each, by name, of the tokens that it happened to."""
+    if given.off_policy is not None and given.off_policy.any():
+        losses, seen = _split_loss(given, given.off_policy, algorithm)
+    else:
+        losses, seen = _policy_loss(given, algorithm)
+    losses = algorithm.policy_weight * losses
+    terms: dict[str, Tensor] = {}
+    for settings in algorithm.terms:
+        loss = term_loss(given, settings)
+        losses = losses + settings.weight * loss
+        terms[f"term/{settings.name}"] = loss.detach()
+    return AGGREGATIONS[algorithm.aggregation].total(losses, given.sequence), {**seen, **terms}
+
+
+def _split_loss(
+    given: ObjectiveInput, foreign: Tensor, algorithm: AlgorithmSettings
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """[N] loss where some tokens are off-policy."""
+    own, seen = _policy_loss(given.of(~foreign), algorithm)
+    other = given.of(foreign)
+    rule = with_options(OFF_POLICY[algorithm.off_policy], algorithm.off_policy_options)
+    losses = torch.zeros_like(given.logprobs).masked_scatter(~foreign, own)
+    losses = losses.masked_scatter(foreign, rule(OffPolicyInput(other.logprobs, other.behaviour, other.advantages)))
+    return losses, seen
+
+
+def _policy_loss(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """[N] loss of tokens that the policy wrote, before terms."""
     correction = algorithm.correction
     weights, corrected = correction_weights(
         CorrectionInput(given.proximal, given.behaviour, given.sequence, correction.low, correction.high),
@@ -63,15 +126,24 @@ def objective(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tens
             given.group_rewards,
             algorithm.clip_low,
             algorithm.clip_high,
+            given.group,
+            given.moments,
+            given.start_moments,
         )
     )
-    losses = algorithm.policy_weight * losses
-    terms: dict[str, Tensor] = {}
-    for settings in algorithm.terms:
-        loss = term_loss(given, settings)
-        losses = losses + settings.weight * loss
-        terms[f"term/{settings.name}"] = loss.detach()
-    return AGGREGATIONS[algorithm.aggregation].total(losses, given.sequence), {**corrected, **seen, **terms}
+    masks = {f"mask/{name}": mask(_mask_input(given)) for name, mask in _masks(algorithm)}
+    for weight in masks.values():
+        losses = losses * weight
+    return losses, {**corrected, **seen, **masks}
+
+
+def _masks(algorithm: AlgorithmSettings) -> list[tuple[str, Callable[..., Tensor]]]:
+    return [(settings.name, with_options(MASKS[settings.name], settings.options)) for settings in algorithm.masks]
+
+
+def _mask_input(given: ObjectiveInput) -> MaskInput:
+    logprobs, entropy = given.logprobs.detach(), given.entropy.detach()
+    return MaskInput(logprobs, given.proximal, entropy, given.advantages, given.moments)
 
 
 def term_loss(given: ObjectiveInput, settings: TermSettings) -> Tensor:
@@ -86,3 +158,9 @@ def term_loss(given: ObjectiveInput, settings: TermSettings) -> Tensor:
 def companions_needed(algorithm: AlgorithmSettings) -> set[str]:
     """Names in `algorithm` of the policies that its terms compare with: ``"reference"``, ``"teacher"``."""
     return {settings.against for settings in algorithm.terms if TERMS[settings.name].compares}
+
+
+def needs_of_objective(algorithm: AlgorithmSettings) -> frozenset[Need]:
+    """What the surrogate and the masks need of the learner."""
+    parts = [SURROGATES[algorithm.surrogate], *(MASKS[settings.name] for settings in algorithm.masks)]
+    return frozenset[Need]().union(*map(needs_of, parts))

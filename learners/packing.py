@@ -70,7 +70,9 @@ def pack(sequences: Sequence[Sequence[int]]) -> PackedSequences:
     )
 
 
-def plan_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1) -> MicroBatchPlan:
+def plan_micro_batches(
+    lengths: Sequence[int], token_budget: int, ranks: int = 1, *, unit: str = "a sequence"
+) -> MicroBatchPlan:
     """Deal sequences out to the fewest rounds of micro-batches, with even token counts.
 
     Longest sequence first into the lightest bin (Graham's LPT rule), for the smallest number of rounds in
@@ -78,9 +80,10 @@ def plan_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1
     even totals too.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: tokens of each sequence, or of whatever else stays together.
         token_budget: most tokens in one micro-batch.
         ranks: processes that share the work.
+        unit: what a length is the length of, for the message.
 
     Raises:
         ValueError: a sequence is longer than the budget.
@@ -88,7 +91,7 @@ def plan_micro_batches(lengths: Sequence[int], token_budget: int, ranks: int = 1
     longest = max(lengths, default=0)
     if longest > token_budget:
         raise ValueError(
-            f"trainer.token_budget is {token_budget}, but a sequence has {longest} tokens: "
+            f"trainer.token_budget is {token_budget}, but {unit} has {longest} tokens: "
             f"raise the budget to {longest} or shorten the answers"
         )
     rounds = max(1, -(-sum(lengths) // (token_budget * ranks)))

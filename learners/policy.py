@@ -40,14 +40,18 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(
-        self, packed: PackedSequences, positions: Tensor | None = None, temperature: float = 1.0
+        self,
+        packed: PackedSequences,
+        positions: Tensor | None = None,
+        temperature: float = 1.0,
+        moments: bool = False,
     ) -> TokenLogprobs:
         """Logprob of the token after each of `positions`, and the entropy of its distribution.
 
         Args:
             packed: on any device; moved to the model's.
             positions: [N] places in the row (`packed.next_token_positions()` where None: N = T - S).
-            temperature: see `learners.logprobs`.
+            temperature, moments: see `learners.logprobs`.
         """
         chosen = packed.next_token_positions() if positions is None else positions
         targets = packed.input_ids[chosen + 1]
@@ -66,6 +70,7 @@ class Policy(nn.Module):
             getattr(head, "bias", None),
             targets,
             temperature=temperature,
+            moments=moments,
         )
 
 

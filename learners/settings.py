@@ -81,6 +81,18 @@ class TermSettings(Section):
     options: dict[str, Option] = Field(default_factory=dict)
 
 
+class PartSettings(Section):
+    """A part by its name, of which an algorithm may have several."""
+
+    name: str
+    options: dict[str, Option] = Field(default_factory=dict)
+
+
+class MaskSettings(PartSettings):
+    alarm_below: float = Field(0.0, ge=0, le=1)
+    """Warn of a step in which the mask's mean weight is less: so that nobody trains on next to nothing unawares."""
+
+
 class AlgorithmSettings(Section):
     advantage: str = "grpo"
     """Name in `learners.advantages`: what a reward is compared with."""
@@ -101,12 +113,21 @@ class AlgorithmSettings(Section):
     correction: CorrectionSettings = CorrectionSettings()
     policy_weight: float = Field(1.0, ge=0)
     """Weight of the surrogate; 0 trains by the terms alone."""
+    masks: tuple[MaskSettings, ...] = ()
+    """Names in `learners.masks`: which tokens the surrogate trains, and how much; their weights multiply."""
+    off_policy: str = "shaped"
+    """Name in `learners.off_policy`: the loss of tokens that another than the trained policy wrote."""
+    off_policy_options: dict[str, Option] = Field(default_factory=dict)
     terms: tuple[TermSettings, ...] = ()
     reference: CompanionSettings = CompanionSettings()
     teacher: CompanionSettings | None = None
     """A fixed policy to learn from; it must read the same tokens."""
+    group_filters: tuple[PartSettings, ...] = ()
+    """Names in `orchestrator.policies.group_filters`, in order: what becomes of a scored group before it is trained."""
     drop_zero_variance: bool = True
     """Leave out groups whose answers all got one reward (no signal) and dispatch other prompts in their place."""
+    refill_limit: int = Field(50, ge=1)
+    """Batches' worth of groups that may be left out one after another, before the run stops for want of signal."""
 
     @model_validator(mode="after")
     def _the_teacher_is_another_model(self) -> Self:

@@ -28,13 +28,15 @@ def record(
     meter.add("trained_tokens", torch.ones_like(entropy))
     meter.add("entropy", entropy)
     meter.add("staleness", micro.staleness)
+    meter.add("off_policy", micro.off_policy)
     stale = micro.staleness > 0
     meter.add("stale", stale)
     for name, values in seen.items():
         meter.add(name, values)
     meter.add("correction_weight_square", seen["correction_weight"].double().square())
     if start is not None:
-        gap = start - micro.behaviour
+        own = ~micro.off_policy
+        gap, stale = (start - micro.behaviour)[own], stale[own]
         meter.add("policy_gap_stale", gap[stale].abs())
         # Where learner and engine hold the same weights, what is left is the difference of two
         # implementations.
@@ -79,7 +81,8 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
         "staleness_mean": statistics.mean("staleness"),
         "staleness_max": statistics.maximum("staleness"),
         "trained_tokens": statistics.total("trained_tokens"),
-        **{name: statistics.mean(name) for name in statistics.names() if name.startswith("term/")},
+        "off_policy_fraction": statistics.mean("off_policy"),
+        **{name: statistics.mean(name) for name in statistics.names() if name.startswith(("term/", "mask/"))},
     }
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS, BatchCounts
 from learners.companion import Companion
@@ -20,7 +19,7 @@ from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, Part
-from learners.objective import ObjectiveInput, objective
+from learners.objective import ObjectiveInput, needs_of_objective, objective
 from learners.optimizer import ShardedAdamW
 from learners.policy import Policy
 from learners.settings import AlgorithmSettings
@@ -52,6 +51,7 @@ class TrainingStep:
     def __init__(self, trainee: Trainee, version: int) -> None:
         self.version = version
         self._trainee = trainee
+        self._needs_moments = "moments" in needs_of_objective(trainee.algorithm)
         self._meter = TokenMeter(trainee.device)
         self._norms: list[float] = []
         self.windows: list[Window] = []
@@ -63,11 +63,11 @@ class TrainingStep:
         """Of what was added since the last update."""
         return self._counts
 
-    def add(self, part: Part, starts: Sequence[Tensor] | None = None) -> None:
+    def add(self, part: Part, starts: Sequence[TokenLogprobs] | None = None) -> None:
         """Forward and backward over this rank's share of a part.
 
         Args:
-            starts: of each micro-batch [N] logprobs under the weights at the start of the step; None where there has
+            starts: of each micro-batch what the weights at the start of the step gave; None where there has
                 been no update since, so that the forward at hand gives them, or where the objective needs none.
         """
         for index, host in enumerate(part.micro_batches):
@@ -95,15 +95,17 @@ class TrainingStep:
         self._counts = BatchCounts()
         self._loss = torch.zeros((), dtype=torch.float64, device=self._trainee.device)
 
-    def _add_micro_batch(self, micro: MicroBatch, start: Tensor | None) -> None:
+    def _add_micro_batch(self, micro: MicroBatch, start: TokenLogprobs | None) -> None:
         algorithm = self._trainee.algorithm
         temperature = self._trainee.temperature
         others = {name: other.logprobs(micro, temperature) for name, other in self._trainee.companions.items()}
         now = self._forward(micro)
         if start is None and not self._norms:
-            start = now.logprobs.detach()
-        proximal = micro.behaviour if algorithm.old_logprobs == "behaviour" else start
-        assert proximal is not None, "recompute has a start for every minibatch"
+            start = now._replace(logprobs=now.logprobs.detach(), entropy=now.entropy.detach())
+        proximal = micro.behaviour
+        if algorithm.old_logprobs != "behaviour":
+            assert start is not None, "recompute has a start for every minibatch"
+            proximal = start.logprobs
         loss, seen = objective(
             ObjectiveInput(
                 now.logprobs,
@@ -115,18 +117,23 @@ class TrainingStep:
                 micro.rewards,
                 micro.group_rewards,
                 others,
+                micro.group,
+                micro.off_policy,
+                now.moments,
+                None if start is None else start.moments,
             ),
             algorithm,
         )
         loss.backward()
         self._loss += loss.detach()
-        record(self._meter, entropy=now.entropy, micro=micro, start=start, seen=seen)
+        at_start = None if start is None else start.logprobs
+        record(self._meter, entropy=now.entropy, micro=micro, start=at_start, seen=seen)
 
     def _forward(self, micro: MicroBatch) -> TokenLogprobs:
         policy, capture = self._trainee.policy, self._trainee.capture
         if capture is None or not micro.sequence_ids:
-            return policy(micro.packed, micro.positions, self._trainee.temperature)
+            return policy(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
         with capture.watch(micro.packed, micro.sequence_ids, self.version) as windows:
-            now: TokenLogprobs = policy(micro.packed, micro.positions, self._trainee.temperature)
+            now: TokenLogprobs = policy(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
         self.windows += windows
         return now

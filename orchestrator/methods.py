@@ -8,10 +8,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from learners.advantages import ADVANTAGES, NORMS
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES
+from learners.masks import MASKS
+from learners.off_policy import OFF_POLICY
 from learners.options import options_of
 from learners.surrogates import SURROGATES
 from learners.terms import TERMS
+from orchestrator.policies.group_filters import GROUP_FILTERS
 
 Part = Callable[..., object]
 
@@ -37,12 +40,20 @@ def methods() -> Iterator[tuple[str, list[Method]]]:
     """Titles with their methods, by name."""
     advantages = {f"{ADVANTAGES.kind}={name}": ADVANTAGES[name] for name in ADVANTAGES.names()}
     norms = {f"{NORMS.kind}={name}": NORMS[name] for name in NORMS.names()}
+    traces = {f"{TRACE_ADVANTAGES.kind}={name}": TRACE_ADVANTAGES[name] for name in TRACE_ADVANTAGES.names()}
     surrogates = {f"{SURROGATES.kind}={name}": SURROGATES[name] for name in SURROGATES.names()}
     terms = {f"{TERMS.kind}=[{{name: {name}, weight: 0.01}}]": TERMS[name].loss for name in TERMS.names()}
+    masks = {f"{MASKS.kind}=[{{name: {name}}}]": MASKS[name] for name in MASKS.names()}
+    off_policy = {f"{OFF_POLICY.kind}={name}": OFF_POLICY[name] for name in OFF_POLICY.names()}
+    filters = {f"{GROUP_FILTERS.kind}=[{{name: {name}}}]": GROUP_FILTERS[name] for name in GROUP_FILTERS.names()}
     yield "Advantages: what a reward is compared with", _described(advantages)
+    yield "Advantages that differ along an answer, from probes of it", _described(traces)
     yield "Norms: what is done to the advantages of a batch", _described(norms)
     yield "Surrogates: the loss of a token", _described(surrogates)
+    yield "Masks: which tokens the surrogate trains, and how much", _described(masks)
+    yield "Off-policy: the loss of a token that another than the policy wrote", _described(off_policy)
     yield "Terms: what is added to the loss of a token", _described(terms)
+    yield "Group filters: what becomes of a scored group before it is trained", _described(filters)
 
 
 def _described(parts: Mapping[str, Part]) -> list[Method]:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.errors import SettingError
+from orchestrator.group_plan import BUDGET, plan_of
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
 
@@ -75,7 +76,14 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
             f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
         )
 
+    plan = plan_of(recipe)
+
+    def under_largest_budget(prompt: Prompt) -> Prompt:
+        """As evaluation asks."""
+        return plan.asked(prompt, plan.sampled - 1)
+
     def encode(prompt: Prompt) -> tuple[int, ...]:
+        prompt = prompt if BUDGET in prompt.metadata else under_largest_budget(prompt)
         ids = tuple(render(prompt, recipe.data, tokenizer))
         if len(ids) > recipe.rollout.max_prompt_tokens:
             raise SettingError(
@@ -85,9 +93,17 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
             )
         return ids
 
-    eval_prompts = tuple((prompt, encode(prompt)) for prompt in source.eval_prompts())
+    eval_prompts = tuple((prompt, encode(prompt)) for prompt in map(under_largest_budget, source.eval_prompts()))
     for prompt in source.preview():
         encode(prompt)
+        anchors = recipe.rollout.anchors
+        if anchors is not None and anchors.solution not in prompt.metadata:
+            has = ", ".join(prompt.metadata) or "none"
+            raise SettingError(
+                "rollout.anchors.solution",
+                f"{prompt.prompt_id} has no column {anchors.solution!r}",
+                f"use one of {has}",
+            )
     return Prepared(
         placement, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
     )

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from actors.engine import GenerationRequest, Sampling
+from actors.engine import Completion, GenerationRequest, Sampling
 from actors.trajectory import Trajectory
+from orchestrator.anchors import Anchors
 from orchestrator.data.prompts import Prompt
 from orchestrator.deadline import DeadlineMissed
 from orchestrator.errors import PacelineError, RunError
@@ -22,13 +23,18 @@ from orchestrator.pending import Errand
 from orchestrator.policies.dispatch import Dispatcher
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.watchdog import Finding, InFlight, Watchdog
+from orchestrator.probes import CutValues, Probe, ProbePlan, values_of
 from orchestrator.reward_client import RewardClient, RewardLost
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
-from rewards.response import Response
+from rewards.response import Response, Score
 
 Decode = Callable[[Sequence[int]], str]
 SamplingOf = Callable[[int, int], Sampling]
 """How the answer with this number of the group with this index is drawn."""
+Asked = Callable[[Prompt, int], Prompt]
+"""The prompt as it is put for the answer with this number."""
+PromptOf = Callable[[GroupInFlight, int], tuple[int, ...]]
+"""Its token ids."""
 WATCH_EVERY_S = 1.0
 CLOSE_S = 10.0
 
@@ -67,6 +73,9 @@ class RolloutPlane:
     decode: token ids to text, without special tokens.
     limit_s: how long the learner may wait for groups, whatever the watchdog says.
     leftovers: the admission policy's word for what a cut does, for the record.
+    asked, prompt_of: where the answers of a group are asked for differently.
+    probes: what is asked for at cuts through an answer; None looks at whole answers alone.
+    anchors: worked solutions that may join a group; None for none.
     """
 
     def __init__(
@@ -81,10 +90,15 @@ class RolloutPlane:
         watchdog: Watchdog,
         limit_s: float,
         leftovers: str = "resume",
+        asked: Asked = lambda prompt, _: prompt,
+        prompt_of: PromptOf = lambda group, _: group.prompt_ids,
+        probes: ProbePlan | None = None,
+        anchors: Anchors | None = None,
     ) -> None:
         self._dispatcher, self._fleet, self._rewards = dispatcher, fleet, rewards
         self._sampling, self._decode, self._listener, self._watchdog = sampling, decode, listener, watchdog
         self._limit_s, self._leftovers = limit_s, leftovers
+        self._asked, self._prompt_of, self._probes, self._anchors = asked, prompt_of, probes, anchors
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._progress = asyncio.Event()
         self._fault: BaseException | None = None
@@ -178,15 +192,66 @@ class RolloutPlane:
             if running.thrown_away or any(answer.completion.finish_reason == "abort" for answer in answers):
                 self._put_back(running, answers)
                 return
+            probed = await self._probe(group, answers)
             running.scoring, running.since, began_at = True, time.monotonic(), time.time()
-            scores = await self._rewards.score(responses(group.prompt, answers, self._decode))
+            anchor = None if self._anchors is None else self._anchors.of(group.prompt, group.admitted_version)
+            written = answers if anchor is None else [*answers, anchor]
+            asked: list[tuple[int, Completion, tuple[int, ...]]]
+            asked = [(sample, answer.completion, ()) for sample, answer in enumerate(written)]
+            asked += [(probe.sample, completion, probe.begun) for probe, completion in probed]
+            scores = await self._rewards.score([self._response(group.prompt, *item) for item in asked])
         except (Undeliverable, DeadlineMissed, RewardLost) as error:
             if not running.thrown_away:
                 self._dispatcher.fail(group.index)
                 self._listener.group_failed(group, str(error))
             return
         if not running.thrown_away:
-            self._listener.group_scored(self._dispatcher.finish(group.index, answers, scores), began_at, time.time())
+            whole, ahead = scores[: len(written)], [score.total for score in scores[len(written) :]]
+            values = values_of([probe for probe, _ in probed], ahead, len(answers)) if probed else ()
+            scored = self._finish(group, written, whole, values, anchored=anchor is not None)
+            self._listener.group_scored(scored, began_at, time.time())
+
+    def _finish(
+        self,
+        group: GroupInFlight,
+        written: Sequence[Trajectory],
+        scores: Sequence[Score],
+        values: tuple[CutValues, ...],
+        *,
+        anchored: bool,
+    ) -> ScoredGroup:
+        """Args: anchored: the last of what was written is a worked solution, which may join the group or not."""
+        if not anchored:
+            return self._dispatcher.finish(group.index, written, scores, values)
+        assert self._anchors is not None, "they made the anchor"
+        *own, last = [score.total for score in scores]
+        if not self._anchors.joins(last, [reward for number, reward in enumerate(own) if number != group.greedy]):
+            return self._dispatcher.finish(group.index, written[:-1], scores[:-1], values)
+        return self._dispatcher.finish(group.index, written, scores, values, frozenset({len(own)}))
+
+    async def _probe(self, group: GroupInFlight, answers: Sequence[Trajectory]) -> list[tuple[Probe, Completion]]:
+        """What came of going on from cuts through these answers, all of them at once; the greedy one is not cut."""
+        if self._probes is None:
+            return []
+        sampled = [answer.completion for number, answer in enumerate(answers) if number != group.greedy]
+        prompts = [self._prompt_of(group, number) for number in range(len(sampled))]
+        probes = self._probes.probes(group.index, prompts, sampled, attempt=group.attempt)
+        # Numbers behind those of the group's answers, and lengths that shall not be remembered.
+        errands = [Errand(group.index, group.started + turn, "", group.admitted_version) for turn in range(len(probes))]
+        asked = [self._fleet.sample(probe.request, errand) for probe, errand in zip(probes, errands, strict=True)]
+        tasks = [asyncio.ensure_future(sampling) for sampling in asked]
+        try:
+            found = await asyncio.gather(*tasks)  # Bounded by the watchdog, like every answer.
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [(probe, trajectory.completion) for probe, trajectory in zip(probes, found, strict=True)]
+
+    def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...]) -> Response:
+        """What the reward sees of an answer, or of a continuation of one: the whole text."""
+        token_ids = begun + completion.token_ids
+        asked = self._asked(prompt, sample)
+        return response(f"{prompt.prompt_id}/{sample}", asked, token_ids, completion, self._decode)
 
     def _put_back(self, running: _Running, answers: Sequence[Trajectory]) -> None:
         group = running.group
@@ -229,7 +294,8 @@ class RolloutPlane:
             return kept
         sampling = self._sampling(group.index, sample)
         prefix = () if kept is None else kept.completion.segments
-        request = GenerationRequest(_request_id(group, sample), group.prompt_ids, sampling, prefix)
+        prompt_ids = self._prompt_of(group, sample)
+        request = GenerationRequest(_request_id(group, sample), prompt_ids, sampling, prefix)
         errand = Errand(group.index, sample, group.prompt.prompt_id, group.admitted_version)
         trajectory = await self._fleet.sample(request, errand)
         if not running.thrown_away:
@@ -290,15 +356,23 @@ def _request_id(group: GroupInFlight, sample: int) -> str:
 
 def responses(prompt: Prompt, trajectories: Sequence[Trajectory], decode: Decode) -> list[Response]:
     """What the reward sees of these answers."""
+    answers = [trajectory.completion for trajectory in trajectories]
     return [
-        Response(
-            sample_id=f"{prompt.prompt_id}/{number}",
-            question=prompt.question,
-            text=decode(trajectory.completion.token_ids),
-            reference=prompt.reference,
-            metadata=prompt.metadata,
-            truncated=trajectory.completion.finish_reason == "length",
-            response_tokens=len(trajectory.completion.token_ids),
-        )
-        for number, trajectory in enumerate(trajectories)
+        response(f"{prompt.prompt_id}/{number}", prompt, answer.token_ids, answer, decode)
+        for number, answer in enumerate(answers)
     ]
+
+
+def response(
+    sample_id: str, prompt: Prompt, token_ids: tuple[int, ...], completion: Completion, decode: Decode
+) -> Response:
+    """What the reward sees of these tokens, the last of which are the completion's."""
+    return Response(
+        sample_id=sample_id,
+        question=prompt.question,
+        text=decode(token_ids),
+        reference=prompt.reference,
+        metadata=prompt.metadata,
+        truncated=completion.finish_reason == "length",
+        response_tokens=len(token_ids),
+    )

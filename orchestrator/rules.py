@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 import torch
 
 from actors.speculation.selectors import SELECTORS
-from learners.advantages import ADVANTAGES, NORMS, GroupRewards
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, GroupRewards, Trace, TracedGroup
+from learners.logprobs import Moments
+from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import OptionError, with_options
 from learners.registry import UnknownNameError
 from learners.surrogates import SURROGATES, SurrogateInput
 from learners.terms import TERMS, TermInput
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
+from orchestrator.group_plan import plan_of
 from orchestrator.nearest import did_you_mean
+from orchestrator.rules_for_groups import GROUP_RULES
 
 Rule = Callable[[Recipe], SettingError | None]
 
@@ -26,22 +30,33 @@ def _unknown(setting: str, name: str, known: Sequence[str]) -> SettingError:
 
 def parts_are_registered(recipe: Recipe) -> SettingError | None:
     algorithm = recipe.algorithm
-    chosen = ((ADVANTAGES, algorithm.advantage), (NORMS, algorithm.advantage_norm), (SURROGATES, algorithm.surrogate))
-    for registry, name in chosen:
-        if name not in registry:
-            return _unknown(registry.kind, name, registry.names())
+    estimators = [*ADVANTAGES.names(), *TRACE_ADVANTAGES.names()]
+    chosen = (
+        (ADVANTAGES.kind, algorithm.advantage, sorted(estimators)),
+        (NORMS.kind, algorithm.advantage_norm, NORMS.names()),
+        (SURROGATES.kind, algorithm.surrogate, SURROGATES.names()),
+        (OFF_POLICY.kind, algorithm.off_policy, OFF_POLICY.names()),
+    )
+    for kind, name, known in chosen:
+        if name not in known and ":" not in name:
+            return _unknown(kind, name, known)
     return None
 
 
 def parts_take_their_options(recipe: Recipe) -> SettingError | None:
     """Each part is tried on one small example: what it refuses then, it would refuse in the run."""
     algorithm, one = recipe.algorithm, torch.zeros(1)
+    moments = Moments(one, one, one, one)
+    low, high = algorithm.clip_low, algorithm.clip_high
     example = SurrogateInput(
-        one - 1, one - 1, one, one + 1, one.long(), one, one, algorithm.clip_low, algorithm.clip_high
+        one - 1, one - 1, one, one + 1, one.long(), one, one, low, high, one.long(), moments, moments
     )
     try:
         kind = ADVANTAGES.kind
-        with_options(ADVANTAGES[algorithm.advantage], algorithm.advantage_options)(GroupRewards((0.0,)))
+        _try_advantage(recipe)
+        kind = OFF_POLICY.kind
+        rule = with_options(OFF_POLICY[algorithm.off_policy], algorithm.off_policy_options)
+        rule(OffPolicyInput(one - 1, one - 1, one))
         kind = NORMS.kind
         with_options(NORMS[algorithm.advantage_norm], algorithm.advantage_norm_options)()
         kind = SURROGATES.kind
@@ -53,6 +68,19 @@ def parts_take_their_options(recipe: Recipe) -> SettingError | None:
     except ValueError as error:
         return SettingError(f"{kind}_options", str(error), "see `paceline methods`")
     return None
+
+
+def _try_advantage(recipe: Recipe) -> None:
+    """On a group of one answer. Raises what the estimator raises."""
+    name, options = recipe.algorithm.advantage, recipe.algorithm.advantage_options
+    if name in TRACE_ADVANTAGES.names():
+        with_options(TRACE_ADVANTAGES[name], options)(TracedGroup((Trace(1, 0.0),), (1,)))
+        return
+    scored = {term.logged_as: 0.0 for term in recipe.reward.terms}
+    wanted = str(options.get("score", ""))
+    if wanted.partition("/")[0] in scored:  # one of several values of a term
+        scored[wanted] = 0.0
+    with_options(ADVANTAGES[name], options)(GroupRewards((0.0,), terms=(scored,), greedy=0.0, parts=(0,)))
 
 
 def terms_are_registered(recipe: Recipe) -> SettingError | None:
@@ -103,7 +131,7 @@ def the_governor_is_known(recipe: Recipe) -> SettingError | None:
 
 def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:
     size = recipe.rollout.group_size
-    if size >= 2:
+    if plan_of(recipe).answers >= 2:
         return None
     return SettingError(
         "rollout.group_size",
@@ -146,7 +174,7 @@ def longest_answer_fits_a_microbatch(recipe: Recipe) -> SettingError | None:
 
 
 def a_group_fits_an_engine(recipe: Recipe) -> SettingError | None:
-    running, size = recipe.rollout.max_running, recipe.rollout.group_size
+    running, size = recipe.rollout.max_running, plan_of(recipe).answers
     if running >= size:
         return None
     return SettingError(
@@ -220,6 +248,7 @@ RULES: tuple[Rule, ...] = (
     virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,
+    *GROUP_RULES,
     minibatches_divide_the_batch,
     every_rank_has_work,
     longest_answer_fits_a_microbatch,

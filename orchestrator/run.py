@@ -10,7 +10,7 @@ next step. Components do not know this module or each other: they are handed wha
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,19 +21,22 @@ from learners.batch import TrainBatch
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
+from orchestrator.anchors import Anchors
 from orchestrator.batch_builder import BatchBuilder
 from orchestrator.config import Recipe
 from orchestrator.drafting.prepare import prepare_drafter
 from orchestrator.drafting.speculation import Speculation
 from orchestrator.errors import PacelineError, SettingError
 from orchestrator.evaluate import Evaluator
+from orchestrator.group_plan import GroupPlan, plan_of
 from orchestrator.launch import Actors, launched, speculates
 from orchestrator.policies.dispatch import Dispatcher
-from orchestrator.policies.groups import ScoredGroup
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.ledger import Ledger
 from orchestrator.policies.make import ATTEMPTS, LAST_LIMIT, RESTART_WINDOW_S, make_dispatcher, make_watchdog
 from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.preflight import Prepared, check_disk, prepare
+from orchestrator.probes import ProbePlan
 from orchestrator.progress import Progress
 from orchestrator.recipe import dump_recipe
 from orchestrator.recruiter import Recruiter
@@ -224,7 +227,7 @@ def assemble(
     recipe: Recipe, prepared: Prepared, actors: Actors, directory: RunDirectory, log: RunLog, progress: Progress
 ) -> Run:
     """Put the parts of a run together."""
-    rollout = recipe.rollout
+    rollout, group_plan = recipe.rollout, plan_of(recipe)
     common = Sampling(
         max_tokens=rollout.max_response_tokens,
         temperature=rollout.temperature,
@@ -237,12 +240,16 @@ def assemble(
         dispatcher=dispatcher,
         fleet=actors.fleet,
         rewards=actors.rewards,
-        sampling=sampling_of(rollout, common, recipe.seed),
+        sampling=sampling_of(rollout, common, recipe.seed, greedy=group_plan.greedy_answer),
         decode=prepared.decode,
         listener=log,
         watchdog=make_watchdog(recipe),
         limit_s=LAST_LIMIT * rollout.answer_timeout_s,
         leftovers=rollout.over_sampling.leftovers if rollout.over_sampling else "resume",
+        asked=group_plan.asked,
+        prompt_of=prompt_of(group_plan, prepared),
+        probes=probes_of(recipe, prepared, common),
+        anchors=anchors_of(recipe, prepared),
     )
     bus = WeightBus(
         actors.learners,
@@ -267,10 +274,43 @@ def assemble(
     activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
     section = recipe.speculation if speculates(recipe, prepared) else None
     speculation = None if section is None else Speculation(section, actors, bus, activity, log)
-    batches = BatchBuilder(recipe.algorithm)
+    batches = BatchBuilder(
+        recipe.algorithm,
+        prompt_of=prompt_of(group_plan, prepared),
+        part_of=group_plan.part,
+        budgets=(*(rollout.probes.at or ()), rollout.max_response_tokens) if rollout.probes else (),
+    )
     return Run(
         recipe, actors, dispatcher, plane, batches, bus, speculation, evaluator, activity, directory, log, progress
     )
+
+
+def prompt_of(plan: GroupPlan, prepared: Prepared) -> Callable[[GroupInFlight | ScoredGroup, int], tuple[int, ...]]:
+    """Token ids of the prompt of each answer of a group: its own where answers are asked for under budgets."""
+    if not plan.budgets:
+        return lambda group, _: group.prompt_ids
+    return lambda group, sample: prepared.encode(plan.asked(group.prompt, sample))
+
+
+def probes_of(recipe: Recipe, prepared: Prepared, common: Sampling) -> ProbePlan | None:
+    """What is asked for at cuts through an answer, if anything."""
+    probes = recipe.rollout.probes
+    if probes is None:
+        return None
+    ask_ids = prepared.tokenizer.encode(probes.ask, add_special_tokens=False) if probes.ask else ()
+    return ProbePlan(probes, common, ask_ids, most_tokens=recipe.rollout.max_response_tokens, seed=recipe.seed)
+
+
+def anchors_of(recipe: Recipe, prepared: Prepared) -> Anchors | None:
+    """Worked solutions that may join a group, if any."""
+    settings, tokenizer = recipe.rollout.anchors, prepared.tokenizer
+    if settings is None:
+        return None
+
+    def encode(text: str) -> tuple[int, ...]:
+        return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+
+    return Anchors(settings, encode, most_tokens=recipe.rollout.max_response_tokens)
 
 
 def run_recipe(recipe: Recipe, progress: Progress) -> Path:

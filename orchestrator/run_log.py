@@ -17,6 +17,7 @@ from orchestrator.config import Recipe
 from orchestrator.drafting.meter import SpeculationMeter, by_phase
 from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
+from orchestrator.group_plan import plan_of
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
 from orchestrator.policies.watchdog import Finding
@@ -56,6 +57,7 @@ class RunLog:
         self._directory, self._progress, self._trackers = directory, progress, trackers
         self._decode, self._clock = decode, clock
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
+        self._masks = recipe.algorithm.masks
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}
         """Of each group that has not ended."""
@@ -78,7 +80,8 @@ class RunLog:
     def answer_sampled(self, group: GroupInFlight, sample: int, trajectory: Trajectory) -> None:
         answer = trajectory.completion
         lengths = self._lengths.get(group.index)
-        if lengths is not None and lengths.attempt == group.attempt:
+        # A greedy answer is never trained on: its length would be a bias that nobody has.
+        if lengths is not None and lengths.attempt == group.attempt and sample != group.greedy:
             lengths.answers.append((len(answer.token_ids), answer.finish_reason == "abort"))
         self._event(
             "sampled",
@@ -231,14 +234,14 @@ class RunLog:
         lap: Lap,
     ) -> None:
         """One training step is done; `lap` is the time from the last step's end to this one's."""
-        scores = [score for group in groups for score in group.scores]
+        scores = [group.scores[number] for group in groups for number in group.sampled]
         reward = fmean(score.total for score in scores)
         trained = [sequence for sequence in batch.sequences if sequence.loss_tokens]
         staleness = [batch.version - v for sequence in trained for v in sequence.versions]
         lengths = [len(sequence.response_ids) for sequence in batch.sequences]
         for group in groups:
             self._ended(group.index)
-        for sequence in trained:
+        for sequence in (own for own in trained if not own.off_policy):
             self._length_bias.trained(len(sequence.response_ids))
         metrics = {
             "reward": reward,
@@ -258,6 +261,10 @@ class RunLog:
             "samples_per_s": len(lengths) / lap.seconds,
             **{f"learner/{name}": value for name, value in learner.items()},
         }
+        for mask in self._masks:
+            kept = learner.get(f"mask/{mask.name}", 1.0)
+            if kept < mask.alarm_below:
+                self.warned(f"step {step}: mask {mask.name} left {kept:.1%} of the tokens' weight")
         self.tally.rewards.append(reward)
         self.tally.samples += len(lengths)
         self.tally.tokens_trained += len(staleness)
@@ -341,7 +348,7 @@ def _facts(recipe: Recipe) -> dict[str, object]:
     rollout, trainer = recipe.rollout, recipe.trainer
     return {
         "batch": trainer.prompts_per_step,
-        "group_size": rollout.group_size,
+        "group_size": plan_of(recipe).answers,
         "max_staleness": rollout.max_staleness,
         "steps": trainer.steps,
         "workers": [f"rollout-{number}" for number in range(rollout.workers)],

@@ -11,16 +11,22 @@ from orchestrator.errors import SettingError
 from orchestrator.seeds import request_seed
 
 
-def sampling_of(rollout: RolloutSettings, common: Sampling, seed: int) -> Callable[[int, int], Sampling]:
+def sampling_of(
+    rollout: RolloutSettings, common: Sampling, seed: int, greedy: int | None = None
+) -> Callable[[int, int], Sampling]:
     """The sampling of answer `sample` of group `group`: a function of both and the run's seed alone.
 
-    With `rollout.replay_lengths` the answer ends after a length drawn from that file, and by nothing else.
+    Answer number `greedy` of every group is decoded greedily. With `rollout.replay_lengths` an answer ends after a
+    length drawn from that file, and by nothing else.
 
     Raises:
         SettingError: the file cannot be read.
     """
     if rollout.replay_lengths is None:
-        return lambda group, sample: replace(common, seed=request_seed(seed, group, sample))
+        best = replace(common, temperature=0.0)
+        return lambda group, sample: replace(
+            best if sample == greedy else common, seed=request_seed(seed, group, sample)
+        )
     lengths = read_lengths(Path(rollout.replay_lengths), longest=rollout.max_response_tokens)
 
     def replayed(group: int, sample: int) -> Sampling:

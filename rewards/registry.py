@@ -20,6 +20,7 @@ TermFunction = Callable[..., TermValue]
 BUILT_IN: Mapping[str, str] = {
     "format": "rewards.format_term",
     "math": "rewards.math_answer",
+    "overlong": "rewards.overlong_term",
     "reasoning_gym": "rewards.reasoning_gym_task",
 }
 

@@ -18,6 +18,7 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
     ("orchestrator/reward_client.py", "RewardClient._score_on", "call.result()"): "it is done: the loop above ended",
     ("orchestrator/rollout_fleet.py", "RolloutFleet.sample", "answer"): _WATCHED,
     ("orchestrator/rollout_plane.py", "RolloutPlane._sample", "tasks"): _WATCHED,
+    ("orchestrator/rollout_plane.py", "RolloutPlane._probe", "tasks"): _WATCHED,
     (
         "orchestrator/rollout_plane.py",
         "RolloutPlane._first",

@@ -1,20 +1,27 @@
 """Advantages: from the rewards of one group to one number per answer, and what is done to a batch of them after.
 
 Pure functions on plain floats, chosen by name (`ADVANTAGES`), then a norm over the batch (`NORMS`); importing this
-package registers all of them. Groups may differ in size.
+package registers all of them. Groups may differ in size. Those that differ along an answer have a registry of their
+own (`TRACE_ADVANTAGES`).
 """
 
-from learners.advantages import baselines, likelihoods
+from learners.advantages import baselines, likelihoods, subgroups
 from learners.advantages.estimator import ADVANTAGES, AdvantageEstimator, GroupRewards
 from learners.advantages.norms import NORMS, AdvantageNorm, GroupAdvantages
+from learners.advantages.traces import TRACE_ADVANTAGES, Trace, TracedGroup, TraceEstimator
 
 __all__ = [
     "ADVANTAGES",
     "NORMS",
+    "TRACE_ADVANTAGES",
     "AdvantageEstimator",
     "AdvantageNorm",
     "GroupAdvantages",
     "GroupRewards",
+    "Trace",
+    "TraceEstimator",
+    "TracedGroup",
     "baselines",
     "likelihoods",
+    "subgroups",
 ]

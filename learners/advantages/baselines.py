@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from learners.advantages.estimator import ADVANTAGES, GroupRewards
+from learners.needs import needs
 
 
 @ADVANTAGES.register("raw")
@@ -54,6 +55,18 @@ def rloo(group: GroupRewards) -> tuple[float, ...]:
         return (0.0,)
     # r_i - (sum - r_i) / (G - 1) = (r_i - mean) * G / (G - 1)
     return tuple(a * (others + 1) / others for a in dr_grpo(group))
+
+
+@ADVANTAGES.register("remax")
+@needs("greedy_answer")
+def remax(group: GroupRewards) -> tuple[float, ...]:
+    """A_i = r_i - r(greedy answer to the same prompt): ReMax (arXiv 2310.10505).
+
+    The baseline is the policy's own best guess: it does not depend on the sampled answers, so it is unbiased, also with
+    one of them (`rollout.group_size=1`). The greedy answer is sampled beside the others and not trained on.
+    """
+    assert group.greedy is not None, "an estimator that needs a greedy answer gets its reward"
+    return tuple(reward - group.greedy for reward in group.rewards)
 
 
 @ADVANTAGES.register("ngrpo")

@@ -1,7 +1,7 @@
 """What an advantage estimator is given, what it returns, and the registry of all of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,9 +10,19 @@ from learners.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """Rewards of the answers to one prompt, in order of sampling; finite, at least one."""
+    """What became of the answers to one prompt, in order of sampling.
+
+    Attributes:
+        rewards: finite, at least one.
+        terms: of each answer, the named values that its reward was made of; empty where nobody asks.
+        greedy: reward of a greedy answer to the same prompt; None but for an estimator that needs `greedy_answer`.
+        parts: number of each answer's subgroup; empty but for an estimator that needs `budgets`.
+    """
 
     rewards: tuple[float, ...]
+    terms: tuple[Mapping[str, float], ...] = ()
+    greedy: float | None = None
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rewards or not all(map(math.isfinite, self.rewards)):

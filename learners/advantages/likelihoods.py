@@ -42,6 +42,27 @@ def tsallis(group: GroupRewards, *, q: float = 0.5, floor: float = 0.0) -> tuple
     return tuple(a / scale**q if scale else 0.0 for a in dr_grpo(group))
 
 
+@ADVANTAGES.register("paft")
+def paft(group: GroupRewards, *, q: float = 0.5) -> tuple[float, ...]:
+    """A_i = p^-q r_i, p = mean(r): PAFT, supervised training on traces of the posterior (Tsallis J_Q, with GARL).
+
+    A trace's posterior weight is its reward (the chance of the right answer behind it) over the group's sum, and the
+    group weighs p^(1 - q): times G, for the mean over answers, that is p^(1 - q) r_i / p. It is what the paper's
+    resampling gives on average, without its noise (derived). Against `tsallis` it lacks the baseline: no answer is
+    pushed down. With `algorithm.surrogate=reinforce`.
+
+    Args:
+        q: 0 weighs by reward alone, 1 is the likelihood of the right answer.
+
+    Raises:
+        ValueError: a negative reward, or q outside [0, 1].
+    """
+    if min(group.rewards) < 0 or not 0 <= q <= 1:
+        raise ValueError(f"needs rewards of 0 or more, not {min(group.rewards)}, and q={q} in [0, 1]")
+    mean = group.mean
+    return tuple(reward / mean**q if mean else 0.0 for reward in group.rewards)
+
+
 @ADVANTAGES.register("best_of_group")
 def best_of_group(group: GroupRewards, *, threshold: float = 0.0) -> tuple[float, ...]:
     """A_i = 1 for the best answers whose reward is above the threshold, else 0: RAFT (arXiv 2304.06767).

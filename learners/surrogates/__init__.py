@@ -5,7 +5,17 @@ package registers all of them. They neither mask nor reduce: N counts trained to
 joins them.
 """
 
-from learners.surrogates import gates, likelihood, ppo, sequence
+from learners.surrogates import gates, likelihood, ppo, preference, sequence, valuation
 from learners.surrogates.surrogate import SURROGATES, Surrogate, SurrogateInput
 
-__all__ = ["SURROGATES", "Surrogate", "SurrogateInput", "gates", "likelihood", "ppo", "sequence"]
+__all__ = [
+    "SURROGATES",
+    "Surrogate",
+    "SurrogateInput",
+    "gates",
+    "likelihood",
+    "ppo",
+    "preference",
+    "sequence",
+    "valuation",
+]

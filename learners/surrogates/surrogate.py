@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from learners.logprobs import Moments
 from learners.registry import Registry
 
 
@@ -22,6 +23,10 @@ class SurrogateInput:
         rewards: of each token's answer.
         group_rewards: mean reward of the answers to the same prompt.
         clip_low, clip_high: half-widths of the trust region below and above a ratio of 1.
+        group: int64, index of each token's group within the micro-batch; of a surrogate that needs `whole_groups` it
+            holds all trained answers of each.
+        moments, old_moments: of each token's distribution, now and under the weights of `old_logprobs`; None but for a
+            surrogate that needs `moments`.
     """
 
     logprobs: Tensor
@@ -33,6 +38,9 @@ class SurrogateInput:
     group_rewards: Tensor
     clip_low: float = 0.2
     clip_high: float = 0.28
+    group: Tensor | None = None
+    moments: Moments | None = None
+    old_moments: Moments | None = None
 
     @property
     def log_ratio(self) -> Tensor:

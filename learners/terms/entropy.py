@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from learners.covariance import covariance
 from learners.terms.term import TermInput, term
 
 
@@ -47,9 +48,8 @@ def kl_cov(given: TermInput, *, share: float = 0.002) -> Tensor:
 
 def _covary(given: TermInput, share: float) -> Tensor:
     """[N] bool: the tokens, at least one, of the greatest covariance."""
-    logprobs, advantages = given.logprobs.detach(), given.advantages
-    covariance = (logprobs - logprobs.mean()) * (advantages - advantages.mean())
-    count = max(1, round(share * covariance.numel()))
-    chosen = torch.zeros_like(covariance, dtype=torch.bool)
-    chosen[covariance.topk(count).indices] = True
+    together = covariance(given.logprobs.detach(), given.advantages)
+    count = max(1, round(share * together.numel()))
+    chosen = torch.zeros_like(together, dtype=torch.bool)
+    chosen[together.topk(count).indices] = True
     return chosen

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 
 from actors.trajectory import Trajectory
 from orchestrator.data.prompts import Prompt, PromptSource
+from orchestrator.errors import RunError
 from orchestrator.policies.admission import Account, Admission
 from orchestrator.policies.buffer import GroupBuffer
+from orchestrator.policies.group_filters import Step, passed
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.late import LateRule
 from orchestrator.policies.ledger import End, Ledger
@@ -48,6 +50,9 @@ class Dispatcher:
         group_size: answers wanted of each prompt.
         drop_zero_variance: end groups without signal as `filtered` and admit others in their place.
         wanted: groups that the run will train on; no more are admitted than can still be.
+        filters: what becomes of a group before that; those that it leaves out end as `filtered` too.
+        greedy: the last answer of each group is decoded greedily.
+        most_filtered: groups that may be filtered one after another; None: any number.
     """
 
     def __init__(
@@ -61,10 +66,15 @@ class Dispatcher:
         group_size: int,
         drop_zero_variance: bool,
         wanted: int,
+        filters: Sequence[Step] = (),
+        greedy: bool = False,
+        most_filtered: int | None = None,
     ) -> None:
         self._source, self._encode = source, encode
         self._rule, self._admission, self._late = rule, admission, late
         self._group_size, self._drop_zero_variance, self._wanted = group_size, drop_zero_variance, wanted
+        self._filters, self._greedy, self._most_filtered = filters, greedy, most_filtered
+        self._filtered_in_a_row = 0
         self._in_flight: dict[int, GroupInFlight] = {}
         self._versions: Counter[int] = Counter()
         """Groups in flight by admitted version."""
@@ -103,18 +113,48 @@ class Dispatcher:
         self._unfinished[index] -= 1
         self._unfinished_total -= 1
 
-    def finish(self, index: int, trajectories: Sequence[Trajectory], scores: Sequence[Score]) -> ScoredGroup:
-        """A group has all its answers and scores: to the buffer, or out of it as filtered."""
+    def finish(
+        self,
+        index: int,
+        trajectories: Sequence[Trajectory],
+        scores: Sequence[Score],
+        values: Sequence[Sequence[tuple[int, float]]] = (),
+        foreign: frozenset[int] = frozenset(),
+    ) -> ScoredGroup:
+        """A group has all its answers and scores: to the buffer, or out of it as filtered.
+
+        Raises:
+            RunError: nothing but filtered groups came for too long.
+        """
         group = self._leave(index)
         scored = ScoredGroup(
-            index, group.prompt, group.prompt_ids, group.admitted_version, tuple(trajectories), tuple(scores)
+            index,
+            group.prompt,
+            group.prompt_ids,
+            group.admitted_version,
+            tuple(trajectories),
+            tuple(scores),
+            greedy=group.greedy,
+            values=values,
+            foreign=foreign,
         )
-        if self._drop_zero_variance and not scored.has_signal:
+        kept = passed(scored, self._filters)
+        if kept is None or (self._drop_zero_variance and not kept.has_signal):
             self.ledger.end(index, End.FILTERED)
+            self._expect_some_to_pass()
             return replace(scored, filtered=True)
-        self.buffer.put(scored)
+        self._filtered_in_a_row = 0
+        self.buffer.put(kept)
         self._accepted += 1
-        return scored
+        return kept
+
+    def _expect_some_to_pass(self) -> None:
+        self._filtered_in_a_row += 1
+        if self._most_filtered is not None and self._filtered_in_a_row > self._most_filtered:
+            raise RunError(
+                f"{self._filtered_in_a_row} groups in a row were filtered, so no batch becomes full",
+                "look at the rewards, choose prompts of another difficulty, or raise algorithm.refill_limit",
+            )
 
     def fail(self, index: int) -> None:
         """A group could not be sampled or scored; another prompt takes its place."""
@@ -173,7 +213,10 @@ class Dispatcher:
 
     def _draw(self, version: int, started: int) -> GroupInFlight:
         prompt = self._source.next()
-        group = GroupInFlight(self._drawn, prompt, self._encode(prompt), version, self._group_size, started)
+        greedy = self._group_size - 1 if self._greedy else None
+        group = GroupInFlight(
+            self._drawn, prompt, self._encode(prompt), version, self._group_size, started, greedy=greedy
+        )
         self._drawn += 1
         self.ledger.dispatch(group.index)
         return self._enter(group)
@@ -215,14 +258,19 @@ class Dispatcher:
         unfit: list[tuple[ScoredGroup, str]] = []
         for group in groups:
             verdict = self._late.judge(group.oldest_versions, version=version)
-            if verdict.dropped is None:
-                fit.append(replace(group, late=verdict.late, masked=verdict.masked))
+            masked, dropped = group.masked | verdict.masked, verdict.dropped
+            if dropped is None and masked.issuperset(group.compared):
+                dropped = "each of its answers is late or masked by a filter"
+            if dropped is None:
+                fit.append(replace(group, late=verdict.late, masked=masked))
             else:
-                unfit.append((group, verdict.dropped))
+                unfit.append((group, dropped))
                 self.ledger.end(group.index, End.DROPPED)
                 self._accepted -= 1
         return fit, unfit
 
     def _begun_again(self, group: ScoredGroup) -> GroupInFlight:
         size = self._group_size
-        return GroupInFlight(group.index, group.prompt, group.prompt_ids, group.admitted_version, size, size)
+        return GroupInFlight(
+            group.index, group.prompt, group.prompt_ids, group.admitted_version, size, size, greedy=group.greedy
+        )

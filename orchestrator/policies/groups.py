@@ -20,6 +20,7 @@ class GroupInFlight:
         started: answers sampled for it, at least `wanted`; the first `wanted` to finish are kept.
         attempt: how often it was started afresh, its answers thrown away.
         kept: what was sampled of its answers before it was suspended, in sample order; empty if it never was.
+        greedy: number of the answer that is decoded greedily, as a baseline for the others; None where none is.
     """
 
     index: int
@@ -30,6 +31,7 @@ class GroupInFlight:
     started: int
     attempt: int = 0
     kept: tuple[Trajectory, ...] = ()
+    greedy: int | None = None
 
     @property
     def unfinished(self) -> int:
@@ -45,6 +47,10 @@ class ScoredGroup:
         filtered: it has no signal and is not trained.
         late: answers with a token older than the staleness bound when the group was taken for training.
         masked: answers that count in the baseline and get no gradient.
+        greedy: number of the answer that was decoded greedily: a baseline, not trained on. None where there is none.
+        values: of each answer, what it was worth at cuts through it: tokens before the cut, and the mean reward of
+            going on from there. Empty where nothing was probed.
+        foreign: numbers of the answers that somebody else wrote; they stand behind all others.
     """
 
     index: int
@@ -56,11 +62,26 @@ class ScoredGroup:
     filtered: bool = False
     late: frozenset[int] = frozenset()
     masked: frozenset[int] = frozenset()
+    greedy: int | None = None
+    values: Sequence[Sequence[tuple[int, float]]] = ()
+    foreign: frozenset[int] = frozenset()
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """Numbers of the answers that are compared with each other and trained on: all but the greedy one."""
+        return tuple(number for number in range(len(self.scores)) if number != self.greedy)
+
+    @property
+    def sampled(self) -> tuple[int, ...]:
+        """Numbers of those that were sampled from the policy."""
+        return tuple(number for number in self.compared if number not in self.foreign)
 
     @property
     def has_signal(self) -> bool:
-        """Whether the answers' rewards differ at all: without a difference there is nothing to learn from."""
-        return len({score.total for score in self.scores}) > 1
+        """Whether rewards differ at all, those of the greedy answer and of probes among them: without a difference
+        there is nothing to learn from."""
+        probed = {value for cuts in self.values for _, value in cuts}
+        return len({score.total for score in self.scores} | probed) > 1
 
     @property
     def oldest_versions(self) -> tuple[int, ...]:

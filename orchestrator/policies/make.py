@@ -5,8 +5,10 @@ from collections.abc import Callable
 from actors.settings import OverSamplingSettings
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource
+from orchestrator.group_plan import plan_of
 from orchestrator.policies.admission import Admission, Continuous, Rounds
 from orchestrator.policies.dispatch import Dispatcher
+from orchestrator.policies.group_filters import filters_of
 from orchestrator.policies.late import LateRule
 from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.policies.staleness import StalenessRule
@@ -23,18 +25,21 @@ SCORING_SLACK_S = 60.0
 
 def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prompt], tuple[int, ...]]) -> Dispatcher:
     """The dispatcher with the admission and late policies that the recipe names."""
-    rollout, trainer = recipe.rollout, recipe.trainer
+    rollout, trainer, algorithm, plan = recipe.rollout, recipe.trainer, recipe.algorithm, plan_of(recipe)
     rule = StalenessRule(trainer.prompts_per_step, rollout.max_staleness)
     places = rollout.workers * rollout.max_running
     return Dispatcher(
         source=source,
         encode=encode,
         rule=rule,
-        admission=make_admission(rollout.over_sampling, rule, places=places, group_size=rollout.group_size),
+        admission=make_admission(rollout.over_sampling, rule, places=places, group_size=plan.answers),
         late=LateRule(rollout.late, rollout.max_staleness, rollout.hard_staleness),
-        group_size=rollout.group_size,
-        drop_zero_variance=recipe.algorithm.drop_zero_variance,
+        group_size=plan.answers,
+        drop_zero_variance=algorithm.drop_zero_variance,
         wanted=trainer.steps * trainer.prompts_per_step,
+        filters=filters_of(algorithm),
+        greedy=plan.greedy,
+        most_filtered=algorithm.refill_limit * trainer.prompts_per_step,
     )
 
 
@@ -59,7 +64,7 @@ def make_watchdog(recipe: Recipe) -> Watchdog:
     limits: dict[Phase, float] = {
         "queued": ATTEMPTS * answer_s,
         "sampling": answer_s,
-        "scoring": reward.start_timeout_s + reward.deadline_s * recipe.rollout.group_size + SCORING_SLACK_S,
+        "scoring": reward.start_timeout_s + reward.deadline_s * plan_of(recipe).answers + SCORING_SLACK_S,
     }
     restarts = RestartBudget(recipe.rollout.max_restarts, RESTART_WINDOW_S)
     return Watchdog(limits, learner_limit_s=ATTEMPTS * answer_s, restarts=restarts)

@@ -3,8 +3,10 @@ import math
 import pytest
 
 from learners.advantages import ADVANTAGES, GroupRewards
-from learners.advantages.baselines import dr_grpo, grpo, ngrpo, raw, rloo
-from learners.advantages.likelihoods import best_of_group, max_rl, tsallis
+from learners.advantages.baselines import dr_grpo, grpo, ngrpo, raw, remax, rloo
+from learners.advantages.likelihoods import best_of_group, max_rl, paft, tsallis
+from learners.advantages.subgroups import dagrpo, hbpo
+from learners.needs import needs_of
 from learners.options import options_of
 
 ONE_OF_FOUR = GroupRewards((1.0, 0.0, 0.0, 0.0))
@@ -54,7 +56,7 @@ def test_bad_rewards(rewards: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("name", ADVANTAGES.names())
 def test_every_estimator_names_its_paper_and_its_options(name: str) -> None:
     doc = ADVANTAGES[name].__doc__ or ""
-    assert "arXiv" in doc or "Williams 1992" in doc or "GARL" in doc
+    assert "arXiv" in doc or "Williams 1992" in doc or "GARL" in doc or "PAFT" in doc
     assert all(option in doc for option in options_of(ADVANTAGES[name]))
 
 
@@ -109,3 +111,70 @@ def test_best_of_group_trains_on_the_best_alone() -> None:
     assert best_of_group(GroupRewards((0.2, 0.9, 0.9))) == (0.0, 1.0, 1.0)
     assert best_of_group(GroupRewards((0.0, 0.0))) == (0.0, 0.0)
     assert best_of_group(GroupRewards((0.2, 0.4)), threshold=0.5) == (0.0, 0.0)
+
+
+def test_remax_compares_with_the_greedy_answer() -> None:
+    assert needs_of(remax) == {"greedy_answer"}
+    assert remax(GroupRewards((1.0, 0.0, 0.5), greedy=0.5)) == (0.5, -0.5, 0.0)
+    assert remax(GroupRewards((1.0,), greedy=0.0)) == (1.0,)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.5, 0.75, 1.0])
+def test_paft_is_supervised_training_on_the_posterior(q: float) -> None:
+    """Four traces with chances under the policy, and of the right answer behind each: with every trace as often as its
+    chance says, the mean update is p^(1 - q) times the posterior's, sum_z P(z | right) grad log P(z)."""
+    counts, right = (5, 3, 1, 1), (0.1, 0.2, 0.9, 0.0)
+    advantages = paft(GroupRewards(tuple(r for count, r in zip(counts, right, strict=True) for _ in range(count))), q=q)
+    p = sum(count / 10 * r for count, r in zip(counts, right, strict=True))
+    of_trace, place = [], 0
+    for count in counts:
+        of_trace.append(sum(advantages[place : place + count]) / 10)
+        place += count
+    posterior = [count / 10 * r / p for count, r in zip(counts, right, strict=True)]
+    assert of_trace == pytest.approx([p ** (1 - q) * chance for chance in posterior])
+
+
+def test_paft_and_garl_differ_by_a_baseline() -> None:
+    group = GroupRewards((0.2, 0.9, 0.4))
+    gaps = [a - b for a, b in zip(paft(group, q=0.5), tsallis(group, q=0.5), strict=True)]
+    assert gaps == pytest.approx([0.5**0.5] * 3)
+    assert paft(GroupRewards((0.0, 0.0))) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="0 or more"):
+        paft(GroupRewards((-1.0, 1.0)))
+
+
+def test_dagrpo_leaves_out_pairs_that_score_alike() -> None:
+    # Rewards 1, 0.95, 0: the first two do not tell apart. Differences kept: 1, 0.95 | 0.95 | -1, -0.95; over 3 answers.
+    rewards = (1.0, 0.95, 0.0)
+    spread = math.sqrt(sum((r - 0.65) ** 2 for r in rewards) / 3)
+    assert dagrpo(GroupRewards(rewards), eps=0.0) == pytest.approx([x / 3 / spread for x in (1.0, 0.95, -1.95)])
+    assert dagrpo(GroupRewards(rewards), tau=0.0, eps=0.0) == pytest.approx(grpo(GroupRewards(rewards), eps=0.0))
+    assert dagrpo(GroupRewards((0.5, 0.45, 0.41))) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="tau=-1"):
+        dagrpo(GroupRewards(rewards), tau=-1)
+
+
+def test_dagrpo_may_score_more_finely_than_the_reward() -> None:
+    # Right, right, wrong, wrong; the last two steps scores 0.9, 0.2, 0.85, 0.1: pairs (0, 2) and (1, 3) are alike.
+    terms = tuple({"steps": score} for score in (0.9, 0.2, 0.85, 0.1))
+    group = GroupRewards((1.0, 1.0, 0.0, 0.0), terms=terms)
+    assert dagrpo(group, tau=0.2, score="steps", eps=0.0) == pytest.approx([0.5, 0.5, -0.5, -0.5])
+    assert dagrpo(group, score="", eps=0.0) == pytest.approx([1.0, 1.0, -1.0, -1.0])
+    with pytest.raises(ValueError, match="score=step: no such reward term was scored, there are steps"):
+        dagrpo(group, score="step")
+
+
+def test_hbpo_compares_within_a_budget_and_budgets_with_each_other() -> None:
+    assert needs_of(hbpo) == {"budgets"}
+    # Budgets 0 and 1 with means 0.5 and 1.0: 0.25 below and above the whole's.
+    group = GroupRewards((1.0, 0.0, 1.5, 0.5), parts=(0, 0, 1, 1))
+    assert hbpo(group, std=False) == pytest.approx((0.25, -0.75, 0.75, -0.25))
+    assert hbpo(group, std=False) == pytest.approx(dr_grpo(group))
+    assert hbpo(group, std=False, inter=0.0) == pytest.approx((0.5, -0.5, 0.5, -0.5))
+    assert hbpo(group, inter=0.0) == pytest.approx((1.0, -1.0, 1.0, -1.0))
+    assert hbpo(group) == pytest.approx((0.0, -2.0, 2.0, 0.0))
+    assert hbpo(GroupRewards((1.0,) * 4, parts=(0, 0, 1, 1))) == (0.0,) * 4
+    # What a budget's answers have within it sums to 0, also where budgets have unequal numbers of answers.
+    uneven = hbpo(GroupRewards((1.0, 0.2, 0.6, 0.1), parts=(0, 0, 0, 1)), inter=0.0)
+    assert sum(uneven[:3]) == pytest.approx(0.0, abs=1e-12)
+    assert uneven[3] == 0.0

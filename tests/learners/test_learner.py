@@ -14,7 +14,7 @@ from learners.packing import pack
 from learners.policy import token_logprobs
 from learners.settings import AlgorithmSettings, CorrectionSettings, TrainerSettings
 from tests.learners.ranks import CPU, single_rank
-from tests.learners.tiny import VOCABULARY, random_batch, tiny_model, tokenizer, write_model
+from tests.learners.tiny import VOCABULARY, grouped_batch, random_batch, tiny_model, tokenizer, write_model
 
 PROBE = list(range(1, VOCABULARY, 3))
 
@@ -110,6 +110,39 @@ def test_the_token_budget_changes_nothing(model: str, minibatches: int, aggregat
         for mine, theirs in zip(metrics, results[-1][1], strict=True):
             for name in mine.keys() - {"seconds"}:
                 assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize("surrogate", ["trpa", "rover"])
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_the_token_budget_changes_nothing_where_a_loss_needs_more_than_its_token(
+    model: str, surrogate: str, minibatches: int
+) -> None:
+    """TRPA needs the other answers of a group, ROVER the next token's distribution now and at the start."""
+    algorithm = AlgorithmSettings.model_validate({"surrogate": surrogate, "aggregation": "sequence"})
+    results = []
+    for budget in (130, 10_000):
+        learner = make(model, algorithm, token_budget=budget, minibatches=minibatches, learning_rate=1e-3)
+        metrics = [learner.step(grouped_batch(seed=seed)) for seed in range(2)]
+        results.append((weights(learner), metrics))
+    assert_same(results[0][0], results[1][0], atol=2e-5)
+    for mine, theirs in zip(results[0][1], results[1][1], strict=True):
+        assert mine["grad_norm"] > 0
+        for name in mine.keys() - {"seconds"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+
+
+def test_masks_multiply_and_leave_the_divisor_alone(model: str) -> None:
+    """A mask of 1 / share on all tokens is a learning signal as many times as large, whatever the second one does."""
+    keep = {"name": "random_tokens", "options": {"share": 1.0}}
+    certain = {"name": "unlikely_tokens", "options": {"below": 1e-6}}
+    plain, kept, none = (
+        make(model, AlgorithmSettings.model_validate({"masks": masks})).step(random_batch())
+        for masks in ([], [keep], [keep, certain])
+    )
+    assert kept["loss"] == pytest.approx(plain["loss"])
+    assert kept["mask/random_tokens"] == 1.0
+    assert none["mask/unlikely_tokens"] == 0.0
+    assert (none["loss"], none["grad_norm"], none["trained_tokens"]) == (0.0, 0.0, plain["trained_tokens"])
 
 
 def test_an_answer_with_positive_advantage_becomes_likelier(model: str) -> None:

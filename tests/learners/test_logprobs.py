@@ -49,6 +49,26 @@ def test_the_entropys_gradient_is_that_of_the_plain_softmax(
         torch.testing.assert_close(mine, theirs, atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_elements", [1, 9 * 4, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_moments_are_those_of_the_plain_softmax_and_cost_no_gradient(chunk_elements: int, temperature: float) -> None:
+    hidden, weight, bias, targets = (t.requires_grad_() if t.is_floating_point() else t for t in inputs())
+    table = ((hidden @ weight.T + bias) / temperature).log_softmax(-1)
+    got = chunked_logprobs(
+        hidden, weight, bias, targets, temperature=temperature, moments=True, chunk_elements=chunk_elements
+    )
+    assert got.moments is not None
+    torch.testing.assert_close(got.moments.mean_logprob, table.mean(-1))
+    torch.testing.assert_close(got.moments.square, table.exp().square().sum(-1))
+    torch.testing.assert_close(got.moments.cube, table.exp().pow(3).sum(-1))
+    torch.testing.assert_close(got.moments.feature, hidden.square().sum(-1) / temperature**2)
+    assert not any(values.requires_grad for values in got.moments)
+    expected = torch.autograd.grad(table.gather(-1, targets[:, None]).sum(), (hidden, weight, bias))
+    for mine, theirs in zip(torch.autograd.grad(got.logprobs.sum(), (hidden, weight, bias)), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    assert chunked_logprobs(hidden, weight, bias, targets).moments is None
+
+
 def test_two_words_by_hand() -> None:
     # Logits (ln 3, 0): probabilities 3/4 and 1/4.
     hidden = torch.tensor([[3.0]]).log().requires_grad_()

@@ -5,7 +5,7 @@ from learners.batch import TrainSequence
 from learners.micro_batch import Part, cut_minibatches, cut_part, micro_batch
 
 
-def sequence(name: str, prompt: int, mask: tuple[bool, ...]) -> TrainSequence:
+def sequence(name: str, prompt: int, mask: tuple[bool, ...], *, group: str = "") -> TrainSequence:
     length = len(mask)
     return TrainSequence(
         sequence_id=name,
@@ -15,6 +15,7 @@ def sequence(name: str, prompt: int, mask: tuple[bool, ...]) -> TrainSequence:
         versions=tuple(range(length)),
         advantages=tuple(10.0 + place for place in range(length)),
         loss_mask=mask,
+        group_id=group,
     )
 
 
@@ -68,3 +69,46 @@ def test_a_part_smaller_than_the_ranks_gives_the_others_an_empty_row() -> None:
     parts = [cut_part([sequence("a", 2, (True,))], version=0, token_budget=9, rank=rank, ranks=2) for rank in range(2)]
     assert [part.counts for part in parts] == [BatchCounts(1, 1)] * 2
     assert [[micro.positions.numel() for micro in part.micro_batches] for part in parts] == [[1], [0]]
+
+
+def groups_of(sizes: list[int]) -> list[TrainSequence]:
+    """Groups of so many answers of 2 + 1, 2 + 2, ... tokens; the second answer of each takes no loss."""
+    return [
+        sequence(f"{group}/{answer}", 2, (answer != 1,) * (answer + 1), group=str(group))
+        for group, size in enumerate(sizes)
+        for answer in range(size)
+    ]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_whole_groups_stay_in_one_micro_batch(ranks: int) -> None:
+    items = groups_of([4, 3, 4, 2, 4])
+    parts = [
+        cut_minibatches(items, version=0, minibatches=2, token_budget=20, rank=rank, ranks=ranks, whole_groups=True)
+        for rank in range(ranks)
+    ]
+    rows = [micro for rank in parts for part in rank for micro in part.micro_batches]
+    owners: dict[str, list[int]] = {}
+    for number, micro in enumerate(rows):
+        for identity in micro.sequence_ids:
+            owners.setdefault(identity.split("/")[0], []).append(number)
+        groups = [int(identity.split("/")[0]) for identity in micro.sequence_ids]
+        order = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        assert micro.group.tolist() == [order[groups[owner]] for owner in micro.sequence.tolist()]
+        assert micro.packed.input_ids.numel() <= 20
+    assert {group: len(set(places)) for group, places in owners.items()} == dict.fromkeys("01234", 1)
+    # The first step has groups 0 and 1, the second the others: 3 + 2 trained answers, then 3 + 1 + 3.
+    assert [part.counts.sequences for part in parts[0]] == [5, 7]
+    assert all(rank[step].counts == parts[0][step].counts for rank in parts for step in range(2))
+
+
+def test_a_group_beyond_the_token_budget_is_named() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.token_budget is 13, but a group has 14 tokens"):
+        cut_part(groups_of([4]), version=0, token_budget=13, rank=0, ranks=1, whole_groups=True)
+    assert cut_part(groups_of([4]), version=0, token_budget=13, rank=0, ranks=1).counts.sequences == 3
+
+
+def test_sequences_without_a_group_are_groups_of_their_own() -> None:
+    items = [sequence(str(n), 2, (True,)) for n in range(3)]
+    part = cut_part(items, version=0, token_budget=6, rank=0, ranks=1, whole_groups=True)
+    assert [micro.group.tolist() for micro in part.micro_batches] == [[0, 1], [0]]

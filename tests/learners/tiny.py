@@ -1,6 +1,7 @@
 """A tiny Qwen3 and random training data, shared by the learner's tests."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,6 +55,17 @@ def random_batch(*, sequences: int = 12, seed: int = 0, version: int = 3) -> Tra
             )
         )
     return TrainBatch(version=version, sequences=tuple(items))
+
+
+def grouped_batch(*, seed: int = 0, version: int = 3) -> TrainBatch:
+    """`random_batch` as four groups of three answers each, rewarded 0, 1 or 2."""
+    batch = random_batch(seed=seed, version=version)
+    draw = random.Random(seed)
+    sequences = [
+        replace(sequence, group_id=str(index // 3), reward=float(draw.randrange(3)))
+        for index, sequence in enumerate(batch.sequences)
+    ]
+    return TrainBatch(version, tuple(sequences))
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -61,3 +61,53 @@ def test_the_norms_state_lives_from_batch_to_batch() -> None:
     first = builder.build([scored_group(0, rewards=(1.0, 1.0))], 0)
     second = builder.build([scored_group(1, rewards=(1.0, 1.0))], 1)
     assert [batch.sequences[0].advantages[0] for batch in (first, second)] == pytest.approx([1.0, 0.95])
+
+
+def test_a_greedy_answer_is_a_baseline_and_not_in_the_batch() -> None:
+    group = replace(scored_group(4, rewards=(1.0, 0.0, 0.5)), greedy=2)
+    batch = built([group], "remax", 3)
+    assert [s.sequence_id for s in batch.sequences] == ["4/0", "4/1"]
+    assert [s.advantages[0] for s in batch.sequences] == [0.5, -0.5]
+    assert {s.group_reward for s in batch.sequences} == {0.5}
+    assert {s.group_id for s in batch.sequences} == {"4"}
+
+
+def test_answers_under_budgets_have_prompts_and_subgroups_of_their_own() -> None:
+    group = scored_group(4, rewards=(1.0, 0.0, 1.5, 0.5))
+    builder = BatchBuilder(
+        AlgorithmSettings(advantage="hbpo", advantage_options={"inter": 0.0}),
+        prompt_of=lambda group, number: (*group.prompt_ids, number),
+        part_of=lambda number: number // 2,
+    )
+    batch = builder.build([group], 0)
+    assert [s.prompt_ids for s in batch.sequences] == [(1, 2, number) for number in range(4)]
+    assert [s.advantages[0] for s in batch.sequences] == pytest.approx([1.0, -1.0, 1.0, -1.0])
+
+
+def test_values_along_an_answer_become_advantages_of_its_tokens() -> None:
+    group = replace(scored_group(4, rewards=(1.0, 0.0)), values=(((1, 0.25),), ()))
+    batch = built([group], "spo_chain", 0)
+    assert [s.advantages for s in batch.sequences] == [(-0.25, 0.75), (-0.5, -0.5)]
+    builder = BatchBuilder(AlgorithmSettings(advantage="brpo"), budgets=(1, 2))
+    group = replace(group, values=(((1, 0.0),), ((1, 1.0),)))
+    # Returns 1/2 and 1/2 of the first, 1/2 and 0 of the second; V1 at the second budget is what was had at the first.
+    assert [s.advantages for s in builder.build([group], 0).sequences] == [
+        pytest.approx((0.0, 0.5 - 0.25 / 2)),
+        pytest.approx((0.0, 0.0 - (0.5 + 0.25) / 2)),
+    ]
+
+
+def test_roles_of_one_game_have_baselines_of_their_own() -> None:
+    """SPIRAL's advantage: who moves first wins more, and is held against those who moved first."""
+    builder = BatchBuilder(
+        AlgorithmSettings(advantage="raw", advantage_norm="task_baseline", advantage_norm_options={"decay": 0.5})
+    )
+
+    def play(index: int, role: str, reward: float) -> float:
+        group = scored_group(index, rewards=(reward,))
+        group = replace(group, prompt=replace(group.prompt, metadata={"task": "kuhn_poker", "role": role}))
+        return builder.build([group], 0).sequences[0].advantages[0]
+
+    assert [play(0, "first", 1.0), play(1, "second", -1.0)] == [1.0, -1.0]
+    assert [play(2, "first", 1.0), play(3, "second", -1.0)] == [0.5, -0.5]
+    assert play(4, "first", 0.0) == -0.75

@@ -78,6 +78,43 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("trainer.token_budget=64", "trainer.token_budget", "cannot hold one prompt and answer"),
         ("rollout.max_running=4", "rollout.max_running", "less than rollout.group_size"),
         ("algorithm.correction.low=3", "algorithm.correction.low", "lies above"),
+        ("algorithm.off_policy=shape", "algorithm.off_policy", "did you mean shaped?"),
+        ("algorithm.off_policy_options.gamma=0", "algorithm.off_policy_options", "must be above 0"),
+        ("algorithm.advantage=spo_chian", "algorithm.advantage", "did you mean spo_chain?"),
+        ("algorithm.masks=[{name: curvatur}]", "algorithm.masks", "did you mean 'curvature'?"),
+        ("algorithm.masks=[{name: curvature, options: {stp: 1}}]", "algorithm.masks", "did you mean step?"),
+        ("algorithm.masks=[{name: high_entropy}, {name: high_entropy}]", "algorithm.masks", "named twice"),
+        ("algorithm.group_filters=[{name: solve}]", "algorithm.group_filters", "did you mean 'solve_rate'?"),
+        (
+            "algorithm.group_filters=[{name: solve_rate, options: {low: 2}}]",
+            "algorithm.group_filters",
+            "low=2.0 must be below high=1.0",
+        ),
+        (
+            "algorithm.group_filters=[{name: length_outliers, options: {deviations: 3}}]",
+            "algorithm.group_filters",
+            "more than 2.65 deviations",
+        ),
+        (
+            "algorithm.group_filters=[{name: solve_rate}, {name: length_outliers}]",
+            "algorithm.group_filters",
+            "name length_outliers first",
+        ),
+        ("algorithm.surrogate=trpa", "algorithm.aggregation", "set it to sequence"),
+        ("algorithm.advantage=hbpo", "rollout.budgets", "compares answers under different budgets"),
+        ("rollout.budgets=[64, 128]", "data.template", "{metadata[budget]} is missing"),
+        ("rollout.budgets=[64, 128, 256]", "rollout.group_size", "no equal shares"),
+        ("rollout.budgets=[128, 64]", "rollout.budgets", "do not ascend"),
+        ("rollout.budgets=[64, 9999]", "rollout.budgets", "to at most rollout.max_response_tokens=512"),
+        ("reward.terms=[{name: overlong, options: {buffer: 9}}]", "reward.terms", "no length to go by"),
+        (
+            "reward.terms=[{name: overlong, options: {buffer: 9, longest: 600}}]",
+            "reward.terms",
+            "begins at 591 tokens, which no answer exceeds",
+        ),
+        ("algorithm.advantage=spo_chain", "rollout.probes", "nothing measures them"),
+        ("rollout.probes.every=64", "rollout.probes", "reads no probes"),
+        ("rollout.probes.at=[4, 2]", "rollout.probes.at", "must ascend"),
         ("rollout.top_p=0.9", "rollout.top_p", "incomparable"),
     ],
 )
@@ -119,3 +156,82 @@ def test_a_norm_over_the_batch_cannot_be_streamed(recipe_file: Path) -> None:
     assert error.setting == "algorithm.advantage_norm"
     assert "trainer.stream=true" in str(error)
     assert load_recipe(str(recipe_file), ["algorithm.advantage_norm=task_std", "trainer.stream=true"]).trainer.stream
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting", "says"),
+    [
+        (["algorithm.surrogate=rover", "algorithm.old_logprobs=behaviour"], "algorithm.old_logprobs", "recompute"),
+        (
+            ["algorithm.surrogate=trpa", "algorithm.aggregation=sequence", "trainer.token_budget=2000"],
+            "trainer.token_budget",
+            "cannot hold a group of up to",
+        ),
+        (
+            [
+                "algorithm.advantage=ngrpo",
+                "algorithm.drop_zero_variance=false",
+                "algorithm.group_filters=[{name: solve_rate}]",
+            ],
+            "algorithm.group_filters",
+            "drops the all-wrong groups",
+        ),
+        (
+            ["rollout.anchors.solution=worked", "algorithm.group_filters=[{name: solve_rate}]"],
+            "algorithm.group_filters",
+            "rollout.anchors with when=none_right learn",
+        ),
+        (
+            ["rollout.anchors.solution=worked", "algorithm.off_policy=importance"],
+            "algorithm.off_policy",
+            "set it to shaped or likelihood",
+        ),
+        (
+            ["algorithm.advantage=remax", "rollout.over_sampling={answers: 2, leftovers: drop}"],
+            "rollout.over_sampling.answers",
+            "tells answers apart by their number",
+        ),
+        (["algorithm.advantage=brpo", "rollout.probes.every=64"], "rollout.probes.at", "budgets are the cuts"),
+        (["algorithm.advantage=brpo", "rollout.probes.at=[64, 9999]"], "rollout.probes.at", "must lie below"),
+        (
+            ["algorithm.advantage=spo_chain", "rollout.probes.every=64", "algorithm.advantage_norm=batch_std"],
+            "algorithm.advantage_norm",
+            "one per token",
+        ),
+        (
+            ["algorithm.advantage=dagrpo", "algorithm.advantage_options.score=steps"],
+            "algorithm.advantage_options",
+            "no such reward term was scored",
+        ),
+    ],
+)
+def test_a_part_without_what_it_needs_is_refused(
+    recipe_file: Path, overrides: list[str], setting: str, says: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_recipe(str(recipe_file), overrides)
+    assert caught.value.setting == setting
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.advantage=remax", "rollout.group_size=1"],
+        ["algorithm.surrogate=rover", "algorithm.advantage=dr_grpo"],
+        ["algorithm.surrogate=trpa", "algorithm.aggregation=sequence", "trainer.token_budget=100000"],
+        ["algorithm.advantage=spo_chain", "rollout.probes.unlikely=3", "algorithm.masks=[{name: unlikely_tokens}]"],
+        ["algorithm.advantage=brpo", "rollout.probes.at=[64, 128]", "rollout.probes.ask=' So '"],
+        ["algorithm.advantage=hbpo", "rollout.budgets=[64, 128]", "data.template='{question} {metadata[budget]}'"],
+        ["algorithm.advantage=dagrpo", "algorithm.advantage_options.score=reasoning_gym"],
+        ["algorithm.group_filters=[{name: length_outliers}, {name: truncated}]"],
+        ["algorithm.advantage=paft", "algorithm.surrogate=reinforce"],
+    ],
+)
+def test_a_part_with_what_it_needs_survives_a_round_trip(
+    recipe_file: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    recipe = load_recipe(str(recipe_file), overrides)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(copy)) == recipe

@@ -22,14 +22,14 @@ from tests.orchestrator.builders import prompt, trajectory
 class Book:
     """A run log, and the groups that are played to it: two answers each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.path = folder / "run"
-        recipe = load_recipe("quickstart", ["trainer.steps=2"])
+        recipe = load_recipe("quickstart", ["trainer.steps=2", *overrides])
         console = Progress("t", Console(quiet=True))
         self.log = RunLog(RunDirectory(self.path, ""), console, [], recipe, decode=str, clock=lambda: 0.0)
 
-    def start(self, index: int, attempt: int = 0) -> GroupInFlight:
-        group = GroupInFlight(index, prompt(index), (1,), 0, 2, 2, attempt)
+    def start(self, index: int, attempt: int = 0, greedy: int | None = None) -> GroupInFlight:
+        group = GroupInFlight(index, prompt(index), (1,), 0, 2, 2, attempt, greedy=greedy)
         self.log.group_dispatched(group)
         return group
 
@@ -39,13 +39,16 @@ class Book:
             self.log.answer_sampled(group, sample, answer)
         return answers
 
-    def train(self, *groups: tuple[GroupInFlight, list[Trajectory]]) -> dict[str, float]:
+    def train(
+        self, *groups: tuple[GroupInFlight, list[Trajectory]], learner: dict[str, float] | None = None
+    ) -> dict[str, float]:
         scored = [
-            ScoredGroup(g.index, g.prompt, g.prompt_ids, 0, answers, [Score(1.0, {}), Score(0.0, {})])
+            ScoredGroup(g.index, g.prompt, g.prompt_ids, 0, answers, [Score(1.0, {}), Score(0.0, {})], greedy=g.greedy)
             for g, answers in groups
         ]
         self.log.learner_did("trains", 0.0, 1.0)
-        self.log.trained(1, scored, BatchBuilder(AlgorithmSettings()).build(scored, 0), {}, Lap(1.0, 0.0, 1))
+        batch = BatchBuilder(AlgorithmSettings(advantage="raw")).build(scored, 0)
+        self.log.trained(1, scored, batch, learner or {}, Lap(1.0, 0.0, 1))
         rows: list[dict[str, float]] = [json.loads(row) for row in (self.path / "metrics.jsonl").open()]
         return rows[-1]
 
@@ -81,3 +84,20 @@ def test_answers_that_still_wait_to_be_trained_do_not_count_yet(book: Book) -> N
     waiting, trained = book.start(0), book.start(1)
     book.sample(waiting, 50, 50)
     assert book.train((trained, book.sample(trained, 10, 10)))["length_bias/mean_ratio"] == 1.0
+
+
+def test_a_greedy_answer_counts_neither_as_submitted_nor_in_the_reward(book: Book) -> None:
+    group = book.start(0, greedy=1)
+    row = book.train((group, book.sample(group, 10, 90)))
+    assert (row["reward"], row["response_tokens/max"]) == (1.0, 10.0)
+    assert (row["length_bias/mean_ratio"], row["length_bias/mean_submitted"]) == (1.0, 10.0)
+
+
+def test_a_mask_that_leaves_too_little_is_told_of(tmp_path: Path) -> None:
+    book = Book(tmp_path, "algorithm.masks=[{name: curvature, alarm_below: 0.5}]")
+    for kept in (0.6, 0.4):
+        group = book.start(0)
+        book.train((group, book.sample(group, 10, 10)), learner={"mask/curvature": kept})
+    events = [json.loads(row) for row in (book.path / "events.jsonl").open()]
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert warnings == ["step 1: mask curvature left 40.0% of the tokens' weight"]

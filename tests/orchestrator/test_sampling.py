@@ -19,6 +19,12 @@ def test_every_answer_and_every_seed_of_a_run_draws_for_itself() -> None:
     assert draws[0](3, 1) == sampling_of(RolloutSettings(), COMMON, 5)(3, 1)
 
 
+def test_the_greedy_answer_of_a_group_is_drawn_at_temperature_0() -> None:
+    draw = sampling_of(RolloutSettings(), COMMON, 5, greedy=3)
+    assert [draw(7, sample).temperature for sample in range(4)] == [1.0, 1.0, 1.0, 0.0]
+    assert draw(7, 3).stop_token_ids == (0,)
+
+
 def test_a_replayed_length_ends_an_answer_and_nothing_else_does(tmp_path: Path) -> None:
     path = tmp_path / "lengths.txt"
     path.write_text("3\n40\n")
