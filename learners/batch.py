@@ -26,6 +26,7 @@ class TrainSequence:
         group_id: names its prompt's group; the answers of a group stand side by side. Empty: a group of its own.
         off_policy: [R] True where another than the trained policy wrote the token (a worked solution, a teacher);
             empty where the policy wrote them all.
+        truncated: it was cut before its end, at the greatest length that it was allowed.
     """
 
     sequence_id: str
@@ -39,6 +40,7 @@ class TrainSequence:
     group_reward: float = 0.0
     group_id: str = ""
     off_policy: tuple[bool, ...] = ()
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)

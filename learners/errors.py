@@ -1,5 +1,31 @@
 """What a caller of the learner tells apart; free of torch, so that a driver may import it."""
 
+from typing import ClassVar
+
 
 class PolicyError(ValueError):
     """A checkpoint that cannot be loaded, used or written; the message is one line for the user."""
+
+
+class TrainingStopError(RuntimeError):
+    """Training cannot go on, and nothing is broken: the weights are those of the last good step.
+
+    The message is one line for the user; `fix` says what the user can do.
+    """
+
+    fix: ClassVar[str]
+
+
+class DivergedError(TrainingStopError):
+    """Too many updates in a row had a loss or a gradient that is not finite."""
+
+    fix = "lower the learning rate, and look at the last rows of metrics.jsonl"
+
+
+class EmptyBatchError(TrainingStopError, ValueError):
+    """No token of a batch takes loss."""
+
+    fix = "loosen what masks answers: rollout.late=baseline_only does where all are late"
+
+    def __init__(self, message: str = "no token of this batch takes loss: there is nothing to train on") -> None:
+        super().__init__(message)

@@ -23,14 +23,17 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedTokenizerBase
 
+from learners.advantages import asks_critic
 from learners.attention import best_attention
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
 from learners.companion import Companion
+from learners.critic.credit import credit_tokens
+from learners.critic.critic import Critic
 from learners.drafters.capture import HiddenCapture
 from learners.drafters.settings import CaptureSettings
 from learners.drafters.windows import Window
-from learners.errors import PolicyError
+from learners.errors import EmptyBatchError, PolicyError
 from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
 from learners.objective import companions_needed, needs_of_objective
@@ -47,6 +50,7 @@ from learners.policy import (
 )
 from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.sharding import gather, reshard, shard_policy
+from learners.skipped_updates import SkippedUpdates
 from learners.training_step import Trainee, TrainingStep
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
 
@@ -105,9 +109,21 @@ class Learner:
             name: Companion(getattr(algorithm, name), model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
             for name in sorted(companions_needed(algorithm))
         }
+        self._critic: Critic | None = None
+        if asks_critic(algorithm.advantage):
+            self._critic = Critic(algorithm, trainer, model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
         self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
         self._needs = needs_of_objective(algorithm)
-        self._trainee = Trainee(self._policy, self._optimizer, algorithm, temperature, device, self._companions)
+        self._trainee = Trainee(
+            self._policy,
+            self._optimizer,
+            algorithm,
+            temperature,
+            device,
+            SkippedUpdates("the policy", trainer.max_skipped_updates),
+            self._companions,
+            self._critic,
+        )
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
@@ -134,7 +150,9 @@ class Learner:
         Returns: the step's metrics, equal on all ranks but for `seconds`.
 
         Raises:
-            ValueError: nothing to train on, or a sequence longer than the token budget.
+            EmptyBatchError: nothing to train on.
+            DivergedError: too many updates in a row had a loss or a gradient that is not finite.
+            ValueError: a sequence longer than the token budget.
             RuntimeError: the weights are perturbed, or a streamed step is half done.
         """
         self._expect_between_steps("a training step")
@@ -150,6 +168,8 @@ class Learner:
             ranks=self._world_size,
             whole_groups="whole_groups" in self._needs,
         )
+        if self._critic is not None:
+            minibatches = credit_tokens(minibatches, self._critic, self._algorithm)
         starts = self._start_logprobs(minibatches)
         step = TrainingStep(self._trainee, batch.version)
         for index, minibatch in enumerate(minibatches):
@@ -200,6 +220,8 @@ class Learner:
             ranks=self._world_size,
             whole_groups="whole_groups" in self._needs,
         )
+        if self._critic is not None:
+            (part,) = credit_tokens((part,), self._critic, self._algorithm)
         streamed.step.add(part)
         streamed.parts += 1
         streamed.tokens += sum(len(sequence) for sequence in sequences)
@@ -212,13 +234,14 @@ class Learner:
 
         Raises:
             RuntimeError: no step has begun, or nothing was added.
-            ValueError: no token of what was added takes loss. The step stays half done.
+            EmptyBatchError: no token of what was added takes loss. The step stays half done.
+            DivergedError: see `step`. The step stays half done.
         """
         streamed = self._half_done("finish_step()")
         if not streamed.parts:
             raise RuntimeError("nothing was added to this step: add() comes before finish_step()")
         if not streamed.step.counts.tokens:
-            raise ValueError("no token of this batch takes loss: there is nothing to train on")
+            raise EmptyBatchError
         started = time.perf_counter()
         streamed.step.update()
         self._let_companions_follow()
@@ -236,6 +259,8 @@ class Learner:
         """
         self._half_done("abandon_step()")
         self._optimizer.discard()
+        if self._critic is not None:
+            self._critic.discard()
         self._streamed = None
 
     def _let_companions_follow(self) -> None:
@@ -375,8 +400,8 @@ class Learner:
 
     @property
     def steps(self) -> int:
-        """Training steps so far, checkpoints' included."""
-        return self._optimizer.steps
+        """Training steps so far, checkpoints' included; also those in which the critic trained alone."""
+        return self._optimizer.steps if self._critic is None else self._critic.steps
 
     def _full_state(self) -> dict[str, Tensor]:
         """Full tensors on rank 0, under the names of the checkpoint."""
@@ -393,4 +418,5 @@ class Learner:
             for name, companion in self._companions.items()
             for key, value in companion.state().items()
         }
-        return {**weights, **optimizer, **companions}
+        critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
+        return {**weights, **optimizer, **companions, **critic}

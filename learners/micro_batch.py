@@ -14,7 +14,26 @@ from torch import Tensor
 
 from learners.aggregation import BatchCounts
 from learners.batch import TrainSequence
+from learners.errors import EmptyBatchError
 from learners.packing import PackedSequences, pack, plan_micro_batches
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What a critic learns from N trained tokens.
+
+    Attributes:
+        values: [N] float32, of the states before them under the weights at the start of the batch.
+        returns: [N] float32, what they should have been.
+        teaches: [N] bool, whether the critic learns from the token.
+    """
+
+    values: Tensor
+    returns: Tensor
+    teaches: Tensor
+
+    def to(self, device: torch.device) -> "Lesson":
+        return Lesson(self.values.to(device), self.returns.to(device), self.teaches.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +51,8 @@ class MicroBatch:
         rewards: [N] float32, of the token's answer; group_rewards: [N] float32, mean over its group.
         group: [N] index of each token's group within the row.
         off_policy: [N] bool, whether another than the policy wrote it; its behaviour logprob may be nan.
+        truncated: of the row's sequences, whether the answer was cut before its end.
+        lesson: for the critic, where there is one.
     """
 
     packed: PackedSequences
@@ -45,12 +66,15 @@ class MicroBatch:
     group_rewards: Tensor
     group: Tensor
     off_policy: Tensor
+    truncated: tuple[bool, ...] = ()
+    lesson: Lesson | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The [N] tensors on a device; the row moves in the model's forward."""
         if device.type == "cpu":
             return self
-        return replace(self, **{name: getattr(self, name).to(device) for name in _MOVED})
+        lesson = None if self.lesson is None else self.lesson.to(device)
+        return replace(self, lesson=lesson, **{name: getattr(self, name).to(device) for name in _MOVED})
 
 
 _MOVED = ("sequence", "behaviour", "advantages", "staleness", "rewards", "group_rewards", "group", "off_policy")
@@ -87,11 +111,12 @@ def cut_minibatches(
             even counts of groups.
 
     Raises:
-        ValueError: no token takes loss, or a sequence exceeds the token budget.
+        EmptyBatchError: no token takes loss.
+        ValueError: a sequence exceeds the token budget.
     """
     trained = [sequence for sequence in sequences if sequence.loss_tokens]
     if not trained:
-        raise ValueError("no token of this batch takes loss: there is nothing to train on")
+        raise EmptyBatchError
     units = _units(trained, whole_groups)
     steps = min(minibatches, len(units))
     bounds = [len(units) * step // steps for step in range(steps + 1)]
@@ -183,4 +208,5 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
         group_rewards=torch.tensor([sequences[owner].group_reward for owner in owners], dtype=torch.float32),
         group=torch.tensor([groups[_group_of(sequences[owner])] for owner in owners], dtype=torch.int64),
         off_policy=torch.tensor(off_policy, dtype=torch.bool),
+        truncated=tuple(sequence.truncated for sequence in sequences),
     )

@@ -28,8 +28,8 @@ _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "ou
 """Config keys of models that change the logits after the head, which `Policy` would skip."""
 
 
-class Policy(nn.Module):
-    """A causal language model read over packed rows.
+class PackedModel(nn.Module):
+    """A model of transformers read over packed rows.
 
     It is a module of its own, so that FSDP's hooks run around the whole forward pass, the head included: the
     head's weight is used here and not by the model's forward.
@@ -38,6 +38,20 @@ class Policy(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+
+    def hidden(self, packed: PackedSequences, device: torch.device) -> Tensor:
+        """[T, d] last hidden state at each token of the row."""
+        states: Tensor = self.model.base_model(
+            input_ids=packed.input_ids.to(device).unsqueeze(0),
+            position_ids=packed.position_ids.to(device).unsqueeze(0),
+            use_cache=False,
+            **attention_arguments(packed, self.model.config._attn_implementation, device),
+        ).last_hidden_state[0]
+        return states
+
+
+class Policy(PackedModel):
+    """A causal language model and the distribution of the next token that it gives."""
 
     def forward(
         self,
@@ -58,14 +72,8 @@ class Policy(nn.Module):
         head = self.model.get_output_embeddings()
         device = head.weight.device
         chosen, targets = chosen.to(device), targets.to(device)
-        hidden = self.model.base_model(
-            input_ids=packed.input_ids.to(device).unsqueeze(0),
-            position_ids=packed.position_ids.to(device).unsqueeze(0),
-            use_cache=False,
-            **attention_arguments(packed, self.model.config._attn_implementation, device),
-        ).last_hidden_state[0]
         return chunked_logprobs(
-            hidden.index_select(0, chosen),
+            self.hidden(packed, device).index_select(0, chosen),
             head.weight,
             getattr(head, "bias", None),
             targets,

@@ -1,4 +1,4 @@
-"""Joining and leaving the learner's process group. One per process; gloo on the CPU, NCCL on GPUs.
+"""Joining and leaving the learner's process group, and sums over it. One per process; gloo on the CPU, NCCL on GPUs.
 
 Every collective of the group inherits its timeout, so a lost rank ends the others with an error, never a hang.
 """
@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def join_process_group(
@@ -40,3 +41,12 @@ def leave_process_group() -> None:
     """Idempotent."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of every rank's tensor, on the device where the argument lies, which it leaves alone; a collective."""
+    if dist.get_world_size() == 1:
+        return values
+    total = values.cuda() if dist.get_backend() == "nccl" else values.clone()
+    dist.all_reduce(total)
+    return total.to(values.device)

@@ -70,6 +70,19 @@ class CompanionSettings(Section):
         return self
 
 
+class CriticSettings(Section):
+    """The value model beside the policy; loaded only where `advantage` is made of its values."""
+
+    model: str | None = None
+    """Folder or hub id of the causal language model whose body it starts from; None is the policy's own checkpoint."""
+    learning_rate: float = Field(1e-5, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    """First training steps, in which the critic learns alone and the policy stays as it is."""
+    clip: float | None = Field(None, gt=0)
+    """How far a value may move within one batch; None lets it."""
+
+
 class TermSettings(Section):
     """A further term of the loss: weight x loss is added to each trained token's."""
 
@@ -124,10 +137,16 @@ class AlgorithmSettings(Section):
     """A fixed policy to learn from; it must read the same tokens."""
     group_filters: tuple[PartSettings, ...] = ()
     """Names in `orchestrator.policies.group_filters`, in order: what becomes of a scored group before it is trained."""
-    drop_zero_variance: bool = True
-    """Leave out groups whose answers all got one reward (no signal) and dispatch other prompts in their place."""
     refill_limit: int = Field(50, ge=1)
     """Batches' worth of groups that may be left out one after another, before the run stops for want of signal."""
+    critic: CriticSettings | None = None
+    """Of an advantage made of values, such as `gae`; None takes the defaults."""
+    drop_zero_variance: bool = True
+    """Leave out groups whose answers all got one reward (no signal) and dispatch other prompts in their place.
+
+    To a critic such groups do say something (an expected reward that did not come), and it learns what it is shown:
+    `true` spares the work and teaches it the values of groups that came out mixed, `false` those of all prompts.
+    """
 
     @model_validator(mode="after")
     def _the_teacher_is_another_model(self) -> Self:
@@ -175,6 +194,8 @@ class TrainerSettings(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; master weights and reductions are float32 either way."""
+    max_skipped_updates: int = Field(3, ge=1)
+    """Updates in a row left out, since loss or gradient was not finite, after which training stops."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of each rank; None divides the machine's cores among the actors."""
     checkpoint_every: int = Field(0, ge=0)

@@ -13,10 +13,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from learners.policy import Policy
+from learners.policy import PackedModel
 
 
-def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def shard_policy(policy: PackedModel, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Shard in place: each decoder layer is one unit, the rest (embedding, norm, head) another.
 
     Units are gathered again for the backward pass where there is something to save, i.e. beyond one rank.
@@ -35,7 +35,7 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def reshard(policy: Policy) -> None:
+def reshard(policy: PackedModel) -> None:
     """Drop gathered parameters, so that the shards are again what the policy's parameters are.
 
     A backward pass does so by itself. After a forward pass alone it must be said: units that stay gathered would

@@ -7,13 +7,16 @@ Invariants: every method is called on all ranks alike, since inside are collecti
 (the caller guarantees both); nobody else touches the policy's gradients meanwhile.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS, BatchCounts
 from learners.companion import Companion
+from learners.critic.critic import Critic, describe_critic
 from learners.drafters.capture import HiddenCapture
 from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
@@ -22,7 +25,10 @@ from learners.micro_batch import MicroBatch, Part
 from learners.objective import ObjectiveInput, needs_of_objective, objective
 from learners.optimizer import ShardedAdamW
 from learners.policy import Policy
+from learners.process_group import sum_over_ranks
 from learners.settings import AlgorithmSettings
+from learners.sharding import reshard
+from learners.skipped_updates import SkippedUpdates
 from learners.step_metrics import describe, record
 
 
@@ -32,7 +38,9 @@ class Trainee:
 
     Attributes:
         temperature: at which the answers were sampled.
+        skipped: counts the policy's updates that are left out.
         companions: policies that terms of the loss compare with, by their names in `algorithm`.
+        critic: trained in the same steps, where the advantages are made of its values.
         capture: keeps hidden states of the forward passes for a drafter's training; None keeps none.
     """
 
@@ -41,7 +49,9 @@ class Trainee:
     algorithm: AlgorithmSettings
     temperature: float
     device: torch.device
+    skipped: SkippedUpdates
     companions: Mapping[str, Companion] = field(default_factory=dict)
+    critic: Critic | None = None
     capture: HiddenCapture | None = None
 
 
@@ -54,6 +64,8 @@ class TrainingStep:
         self._needs_moments = "moments" in needs_of_objective(trainee.algorithm)
         self._meter = TokenMeter(trainee.device)
         self._norms: list[float] = []
+        self._critic_norms: list[float] = []
+        self._policy_rests = trainee.critic is not None and trainee.critic.warming_up
         self.windows: list[Window] = []
         """What the capture kept."""
         self._open_minibatch()
@@ -75,27 +87,58 @@ class TrainingStep:
         self._counts += part.counts
 
     def update(self) -> None:
-        """One optimizer step from all that was added since the last; a part with loss tokens is needed."""
-        optimizer = self._trainee.optimizer
-        if not self._norms:
-            optimizer.begin_step()
-        divisor = AGGREGATIONS[self._trainee.algorithm.aggregation].divisor(self._counts)
+        """One optimizer step from all that was added since the last; a part with loss tokens is needed.
+
+        Raises:
+            DivergedError: too many updates in a row were left out.
+        """
+        trainee = self._trainee
+        divisor = AGGREGATIONS[trainee.algorithm.aggregation].divisor(self._counts)
         self._meter.add("loss", (self._loss / divisor).reshape(1))
-        self._norms.append(optimizer.update(divisor))
+        if trainee.critic is not None:
+            if not self._norms:
+                trainee.critic.begin_step()
+            self._critic_norms.append(trainee.critic.update())
+        self._norms.append(0.0 if self._policy_rests else self._update_policy(divisor))
+        trainee.skipped.note(self._norms[-1])
         self._open_minibatch()
 
     def metrics(self) -> dict[str, float]:
         """Of all updates of this step, at least one; equal on all ranks."""
+        statistics = self._meter.reduce()
         return {
-            **describe(self._meter.reduce(), self._norms),
-            "learning_rate": self._trainee.optimizer.learning_rate,
+            **describe(statistics, self._norms),
+            **(describe_critic(statistics, self._critic_norms) if self._critic_norms else {}),
+            "learning_rate": 0.0 if self._policy_rests else self._trainee.optimizer.learning_rate,
         }
 
     def _open_minibatch(self) -> None:
         self._counts = BatchCounts()
         self._loss = torch.zeros((), dtype=torch.float64, device=self._trainee.device)
 
+    def _update_policy(self, divisor: int) -> float:
+        """Returns: the gradient's norm; not finite where the update was left out, on all ranks alike."""
+        optimizer = self._trainee.optimizer
+        if not self._norms:
+            optimizer.begin_step()
+        if torch.isfinite(sum_over_ranks(self._loss)):
+            return optimizer.update(divisor)
+        optimizer.discard()
+        return math.nan
+
     def _add_micro_batch(self, micro: MicroBatch, start: TokenLogprobs | None) -> None:
+        if self._trainee.critic is not None:
+            self._trainee.critic.learn(micro, self._meter)
+        if not self._policy_rests:
+            self._look(micro, start).backward()
+            return
+        # The critic's warm-up: what is measured of the policy is measured all the same.
+        with torch.no_grad():
+            self._look(micro, start)
+        reshard(self._trainee.policy)
+
+    def _look(self, micro: MicroBatch, start: TokenLogprobs | None) -> Tensor:
+        """The policy's loss on a micro-batch, with gradient; noted for the metrics."""
         algorithm = self._trainee.algorithm
         temperature = self._trainee.temperature
         others = {name: other.logprobs(micro, temperature) for name, other in self._trainee.companions.items()}
@@ -124,10 +167,10 @@ class TrainingStep:
             ),
             algorithm,
         )
-        loss.backward()
         self._loss += loss.detach()
         at_start = None if start is None else start.logprobs
         record(self._meter, entropy=now.entropy, micro=micro, start=at_start, seen=seen)
+        return loss
 
     def _forward(self, micro: MicroBatch) -> TokenLogprobs:
         policy, capture = self._trainee.policy, self._trainee.capture

@@ -3,7 +3,8 @@
 A masked answer counts in its group's baseline and takes no loss; a greedy one is nothing but a baseline and not in the
 batch. Keeps the order of groups and samples, so that a
 seeded synchronous run builds the same batch every time. The one thing that it remembers from batch to batch is the
-advantage norm's state.
+advantage norm's state. Where advantages are made of a critic's values, the learner makes and norms them, and what goes
+there with each answer is its reward.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from learners.advantages import (
     GroupRewards,
     Trace,
     TracedGroup,
+    asks_critic,
 )
 from learners.batch import TrainBatch, TrainSequence
 from learners.options import with_options
@@ -45,8 +47,12 @@ class BatchBuilder:
     ) -> None:
         name, options = algorithm.advantage, algorithm.advantage_options
         self._along = with_options(TRACE_ADVANTAGES[name], options) if name in TRACE_ADVANTAGES.names() else None
-        self._estimator = None if self._along is not None else with_options(ADVANTAGES[name], options)
+        self._estimator = None
         self.norm = with_options(NORMS[algorithm.advantage_norm], algorithm.advantage_norm_options)()
+        if asks_critic(name):
+            self._estimator, self.norm = ADVANTAGES["raw"], NORMS["none"]()
+        elif self._along is None:
+            self._estimator = with_options(ADVANTAGES[name], options)
         self._prompt_of, self._part_of, self._budgets = prompt_of, part_of, budgets
 
     def build(self, groups: Sequence[ScoredGroup], version: int) -> TrainBatch:
@@ -69,6 +75,7 @@ class BatchBuilder:
                         group_reward=mean,
                         group_id=str(group.index),
                         off_policy=(True,) * len(answer.token_ids) if number in group.foreign else (),
+                        truncated=answer.finish_reason == "length",
                     )
                 )
         return TrainBatch(version, tuple(sequences))

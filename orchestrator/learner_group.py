@@ -19,7 +19,7 @@ from actors.engine import ChannelAddress, WeightStream
 from actors.learner import WindowParcel
 from learners.batch import TrainBatch, TrainSequence
 from learners.drafters.settings import CaptureSettings
-from learners.errors import PolicyError
+from learners.errors import PolicyError, TrainingStopError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError
@@ -138,6 +138,8 @@ class LearnerGroup:
             cause = error.cause
             if isinstance(cause, PolicyError):
                 raise RunError(str(cause), "free some space or set run_dir to another disk") from error
+            if isinstance(cause, TrainingStopError):
+                raise RunError(str(cause), cause.fix) from error
             last = str(cause).strip().splitlines() or [""]
             reason = f"{what} failed: {type(cause).__name__}: {last[0]}"
             raise RunError(reason, "the learner's log lies in Ray's session folder") from error

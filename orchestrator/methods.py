@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, VALUE_ADVANTAGES
 from learners.masks import MASKS
 from learners.off_policy import OFF_POLICY
 from learners.options import options_of
@@ -39,6 +39,7 @@ class Method:
 def methods() -> Iterator[tuple[str, list[Method]]]:
     """Titles with their methods, by name."""
     advantages = {f"{ADVANTAGES.kind}={name}": ADVANTAGES[name] for name in ADVANTAGES.names()}
+    from_values = {f"{VALUE_ADVANTAGES.kind}={name}": VALUE_ADVANTAGES[name] for name in VALUE_ADVANTAGES.names()}
     norms = {f"{NORMS.kind}={name}": NORMS[name] for name in NORMS.names()}
     traces = {f"{TRACE_ADVANTAGES.kind}={name}": TRACE_ADVANTAGES[name] for name in TRACE_ADVANTAGES.names()}
     surrogates = {f"{SURROGATES.kind}={name}": SURROGATES[name] for name in SURROGATES.names()}
@@ -48,6 +49,7 @@ def methods() -> Iterator[tuple[str, list[Method]]]:
     filters = {f"{GROUP_FILTERS.kind}=[{{name: {name}}}]": GROUP_FILTERS[name] for name in GROUP_FILTERS.names()}
     yield "Advantages: what a reward is compared with", _described(advantages)
     yield "Advantages that differ along an answer, from probes of it", _described(traces)
+    yield "Advantages of tokens, from the values of a critic", _described(from_values)
     yield "Norms: what is done to the advantages of a batch", _described(norms)
     yield "Surrogates: the loss of a token", _described(surrogates)
     yield "Masks: which tokens the surrogate trains, and how much", _described(masks)

@@ -139,10 +139,16 @@ class RolloutPlane:
         try:
             await asyncio.wait_for(self._progress.wait(), max(0.0, since + self._limit_s - time.monotonic()))
         except TimeoutError:
-            counts = ", ".join(f"{count} {end}" for end, count in self._dispatcher.ledger.counts().items())
+            counts = self._dispatcher.ledger.counts()
+            fix = "raise rollout.answer_timeout_s or look at the workers' logs"
+            if counts["filtered"]:
+                fix += (
+                    "; all answers to a filtered prompt got one reward: algorithm.drop_zero_variance=false trains them"
+                )
             raise RunError(
-                f"the learner starved: no batch within {self._limit_s:g} s (prompts: {counts})",
-                "raise rollout.answer_timeout_s or look at the workers' logs",
+                f"the learner starved: no batch within {self._limit_s:g} s "
+                f"(prompts: {', '.join(f'{count} {end}' for end, count in counts.items())})",
+                fix,
             ) from None
 
     def cut(self) -> None:

@@ -8,7 +8,18 @@ from collections.abc import Callable, Sequence
 import torch
 
 from actors.speculation.selectors import SELECTORS
-from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, GroupRewards, Trace, TracedGroup
+from learners.advantages import (
+    ADVANTAGES,
+    NORMS,
+    TRACE_ADVANTAGES,
+    VALUE_ADVANTAGES,
+    GroupRewards,
+    MomentNorm,
+    Trace,
+    TracedGroup,
+    ValuedTokens,
+    asks_critic,
+)
 from learners.logprobs import Moments
 from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import OptionError, with_options
@@ -30,7 +41,7 @@ def _unknown(setting: str, name: str, known: Sequence[str]) -> SettingError:
 
 def parts_are_registered(recipe: Recipe) -> SettingError | None:
     algorithm = recipe.algorithm
-    estimators = [*ADVANTAGES.names(), *TRACE_ADVANTAGES.names()]
+    estimators = [*ADVANTAGES.names(), *TRACE_ADVANTAGES.names(), *VALUE_ADVANTAGES.names()]
     chosen = (
         (ADVANTAGES.kind, algorithm.advantage, sorted(estimators)),
         (NORMS.kind, algorithm.advantage_norm, NORMS.names()),
@@ -73,6 +84,10 @@ def parts_take_their_options(recipe: Recipe) -> SettingError | None:
 def _try_advantage(recipe: Recipe) -> None:
     """On a group of one answer. Raises what the estimator raises."""
     name, options = recipe.algorithm.advantage, recipe.algorithm.advantage_options
+    if asks_critic(name):
+        one = torch.zeros(1)
+        with_options(VALUE_ADVANTAGES[name], options)(ValuedTokens(one, one.long(), one, one, one.bool()))
+        return
     if name in TRACE_ADVANTAGES.names():
         with_options(TRACE_ADVANTAGES[name], options)(TracedGroup((Trace(1, 0.0),), (1,)))
         return
@@ -110,6 +125,29 @@ def the_norm_sees_what_it_needs(recipe: Recipe) -> SettingError | None:
     )
 
 
+def the_norm_can_norm_tokens(recipe: Recipe) -> SettingError | None:
+    algorithm = recipe.algorithm
+    norm = with_options(NORMS[algorithm.advantage_norm], algorithm.advantage_norm_options)()
+    if not asks_critic(algorithm.advantage) or algorithm.advantage_norm == "none" or isinstance(norm, MomentNorm):
+        return None
+    return SettingError(
+        "algorithm.advantage_norm",
+        f"{algorithm.advantage_norm} norms answers, and algorithm.advantage={algorithm.advantage} is of tokens",
+        "set it to none, batch_std or batch_whiten",
+    )
+
+
+def a_critic_has_a_use(recipe: Recipe) -> SettingError | None:
+    algorithm = recipe.algorithm
+    if algorithm.critic is None or asks_critic(algorithm.advantage):
+        return None
+    return SettingError(
+        "algorithm.critic",
+        f"is set, but algorithm.advantage={algorithm.advantage} asks no critic",
+        f"leave it out, or set algorithm.advantage to one of {', '.join(VALUE_ADVANTAGES.names())}",
+    )
+
+
 def virtual_answers_meet_uniform_groups(recipe: Recipe) -> SettingError | None:
     algorithm = recipe.algorithm
     if not (algorithm.advantage == "ngrpo" and algorithm.drop_zero_variance):
@@ -130,9 +168,15 @@ def the_governor_is_known(recipe: Recipe) -> SettingError | None:
 
 
 def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:
-    size = recipe.rollout.group_size
-    if plan_of(recipe).answers >= 2:
+    size, algorithm = recipe.rollout.group_size, recipe.algorithm
+    if plan_of(recipe).answers >= 2 or (asks_critic(algorithm.advantage) and not algorithm.drop_zero_variance):
         return None
+    if asks_critic(algorithm.advantage):
+        return SettingError(
+            "algorithm.drop_zero_variance",
+            f"true drops every group, since rollout.group_size={size} leaves none with two rewards",
+            "set it to false",
+        )
     return SettingError(
         "rollout.group_size",
         f"{size} answer per prompt leaves algorithm.advantage={recipe.algorithm.advantage} without a group to compare",
@@ -245,6 +289,8 @@ RULES: tuple[Rule, ...] = (
     parts_take_their_options,
     terms_are_registered,
     the_norm_sees_what_it_needs,
+    the_norm_can_norm_tokens,
+    a_critic_has_a_use,
     virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,

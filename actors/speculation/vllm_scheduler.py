@@ -157,7 +157,7 @@ class _Governed(Scheduler):
         return accepted
 
     def _note_behind(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> int:
-        """Tokens that the drafter lacks after this step, over its answers. It reads prompts of a block or more at once."""
+        """Tokens that the drafter lacks after this step, over its answers. Prompts that fill a block it has read."""
         if _reads_along(scheduled):
             self._behind.clear()
             return 0

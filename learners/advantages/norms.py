@@ -63,26 +63,39 @@ class AsTheyAre(_Stateless):
         return [group.advantages for group in groups]
 
 
-@NORMS.register("batch_std")
-class BatchStd(_Stateless):
-    """A' = A / (std over all answers of the batch + eps): REINFORCE++ with a group baseline (arXiv 2501.03262)."""
+class MomentNorm(_Stateless):
+    """A norm that needs mean and deviation alone, and so norms advantages of tokens like those of answers: where each
+    token has its own (`VALUE_ADVANTAGES`), read "all trained tokens" for "all answers"."""
 
     def __init__(self, *, eps: float = 1e-6) -> None:
         self._eps = eps
 
     def __call__(self, groups: Sequence[GroupAdvantages]) -> Advantages:
-        return _scaled(groups, 0.0, _spread(groups) + self._eps)
+        return _scaled(groups, *self.centre_and_scale(_mean(groups), _spread(groups)))
+
+    def centre_and_scale(self, mean: float, spread: float) -> tuple[float, float]:
+        """c and s of A' = (A - c) / s.
+
+        Args:
+            spread: population standard deviation about the mean.
+        """
+        raise NotImplementedError
+
+
+@NORMS.register("batch_std")
+class BatchStd(MomentNorm):
+    """A' = A / (std over all answers of the batch + eps): REINFORCE++ with a group baseline (arXiv 2501.03262)."""
+
+    def centre_and_scale(self, mean: float, spread: float) -> tuple[float, float]:
+        return 0.0, spread + self._eps
 
 
 @NORMS.register("batch_whiten")
-class BatchWhiten(_Stateless):
+class BatchWhiten(MomentNorm):
     """A' = (A - mean over the batch) / (std over the batch + eps): REINFORCE++ (arXiv 2501.03262)."""
 
-    def __init__(self, *, eps: float = 1e-6) -> None:
-        self._eps = eps
-
-    def __call__(self, groups: Sequence[GroupAdvantages]) -> Advantages:
-        return _scaled(groups, _mean(groups), _spread(groups) + self._eps)
+    def centre_and_scale(self, mean: float, spread: float) -> tuple[float, float]:
+        return mean, spread + self._eps
 
 
 @NORMS.register("task_std")

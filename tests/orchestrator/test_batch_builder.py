@@ -111,3 +111,11 @@ def test_roles_of_one_game_have_baselines_of_their_own() -> None:
     assert [play(0, "first", 1.0), play(1, "second", -1.0)] == [1.0, -1.0]
     assert [play(2, "first", 1.0), play(3, "second", -1.0)] == [0.5, -0.5]
     assert play(4, "first", 0.0) == -0.75
+
+
+def test_with_a_critic_each_answer_goes_to_the_learner_with_its_reward_and_how_it_ended() -> None:
+    group = scored_group(0, rewards=(1.0, 0.25))
+    cut = trajectory("0/1#1", finish_reason="length")
+    group = replace(group, trajectories=[group.trajectories[0], cut])
+    sequences = built([group], "extended_gae", 2, "batch_whiten").sequences
+    assert [(s.reward, s.advantages[0], s.truncated) for s in sequences] == [(1.0, 1.0, False), (0.25, 0.25, True)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, VALUE_ADVANTAGES
 from learners.masks import MASKS
 from learners.off_policy import OFF_POLICY
 from learners.surrogates import SURROGATES
@@ -18,11 +18,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 def test_every_registered_part_is_listed_with_what_it_computes() -> None:
     listed = [method for _, found in methods() for method in found]
-    registries = (ADVANTAGES, TRACE_ADVANTAGES, NORMS, SURROGATES, MASKS, OFF_POLICY, TERMS, GROUP_FILTERS)
+    advantages = (ADVANTAGES, TRACE_ADVANTAGES, VALUE_ADVANTAGES)
+    registries = (*advantages, NORMS, SURROGATES, MASKS, OFF_POLICY, TERMS, GROUP_FILTERS)
     assert len(listed) == sum(len(registry.names()) for registry in registries)
     assert all(method.says for method in listed)
     settings = [method.setting for method in listed]
     assert "algorithm.surrogate=gspo" in settings
+    assert "algorithm.advantage=gae" in settings
     assert "algorithm.terms=[{name: kl_k3, weight: 0.01}]" in settings
     assert "algorithm.masks=[{name: curvature}]" in settings
     assert "algorithm.group_filters=[{name: length_outliers}]" in settings

@@ -69,6 +69,9 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("algorithm.advantage_options.stdd=sample", "algorithm.advantage_options.stdd", "did you mean std?"),
         ("algorithm.advantage_options.std=robust", "algorithm.advantage_options.std", "'robust'"),
         ("algorithm.advantage=ngrpo", "algorithm.drop_zero_variance", "set it to false"),
+        ("algorithm.advantage=gea", "algorithm.advantage", "did you mean gae?"),
+        ("algorithm.critic.learning_rate=1e-4", "algorithm.critic", "asks no critic"),
+        ("algorithm.critic.warmup=3", "algorithm.critic.warmup", "did you mean warmup_steps?"),
         ("speculation.governor=thomson", "speculation.governor", "did you mean thompson?"),
         ("speculation=adaptiv", "speculation", "did you mean adaptive?"),
         ("speculation.lengths=[1, 2]", "speculation.lengths", "begin with 0"),
@@ -235,3 +238,33 @@ def test_a_part_with_what_it_needs_survives_a_round_trip(
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(str(copy)) == recipe
+
+
+def test_an_advantage_made_of_values_has_a_critic_with_or_without_settings(recipe_file: Path) -> None:
+    assert load_recipe(str(recipe_file), ["algorithm.advantage=gae"]).algorithm.critic is None
+    recipe = load_recipe(str(recipe_file), ["algorithm.advantage=extended_gae", "algorithm.critic.warmup_steps=5"])
+    assert recipe.algorithm.critic is not None
+    assert recipe.algorithm.critic.warmup_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting", "says"),
+    [
+        (["algorithm.advantage_options.lam=2"], "algorithm.advantage_options", "must be in [0, 1]"),
+        (["algorithm.advantage_options.lamda=1"], "algorithm.advantage_options.lamda", "did you mean lam?"),
+        (["algorithm.advantage_norm=task_std"], "algorithm.advantage_norm", "batch_whiten"),
+        (["algorithm.advantage_norm=batch_whiten", "trainer.stream=true"], "algorithm.advantage_norm", "at once"),
+        (["rollout.group_size=1"], "algorithm.drop_zero_variance", "set it to false"),
+    ],
+)
+def test_what_contradicts_a_critic_is_refused(recipe_file: Path, overrides: list[str], setting: str, says: str) -> None:
+    error = fault(recipe_file, "algorithm.advantage=gae", *overrides)
+    assert error.setting == setting
+    assert says in str(error)
+
+
+def test_a_critic_needs_no_group(recipe_file: Path) -> None:
+    alone = ["rollout.group_size=1", "algorithm.drop_zero_variance=false", "algorithm.advantage=gae"]
+    recipe = load_recipe(str(recipe_file), [*alone, "algorithm.advantage_norm=batch_whiten"])
+    assert recipe.rollout.group_size == 1
+    assert load_recipe(str(recipe_file), [*alone, "trainer.stream=true"]).trainer.stream
