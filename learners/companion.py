@@ -49,22 +49,18 @@ class Companion:
             reshard(self._policy)
         return logprobs
 
+    def follows(self, step: int) -> bool:
+        """Whether it moves when the policy has made this step, counted from 1."""
+        return self._settings.kind == "moving" or (self._settings.kind == "reset" and step % self._settings.every == 0)
+
     @torch.no_grad()
-    def follow(self, trained: Mapping[str, Tensor], step: int) -> None:
-        """The policy has made a step: move towards it as the settings say.
+    def follow(self, trained: Mapping[str, Tensor]) -> None:
+        """The policy has made a step after which this one `follows`: move towards it.
 
         Args:
             trained: the policy's parameters by name, sharded as the companion's are.
-            step: number of training steps made, this one included.
         """
-        if self._settings.kind == "fixed":
-            return
-        if self._settings.kind == "reset":
-            if step % self._settings.every:
-                return
-            keep = 0.0
-        else:
-            keep = self._settings.decay
+        keep = self._settings.decay if self._settings.kind == "moving" else 0.0
         for name, own in self._policy.model.named_parameters():
             # own = keep own + (1 - keep) trained
             local_shard(own).lerp_(local_shard(trained[name]), 1 - keep)

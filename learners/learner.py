@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from learners.advantages import asks_critic
 from learners.attention import best_attention
+from learners.backend import open_backend
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
 from learners.companion import Companion
@@ -38,18 +39,15 @@ from learners.logprobs import TokenLogprobs
 from learners.micro_batch import Part, cut_minibatches, cut_part
 from learners.objective import companions_needed, needs_of_objective
 from learners.off_policy import check_writers_are_known
-from learners.optimizer import ShardedAdamW
-from learners.packing import PackedSequences, pack
+from learners.packing import pack
 from learners.perturbation import Perturbation
 from learners.policy import (
     Policy,
     checkpoint_names,
     load_policy,
-    own_state,
     save_policy,
 )
 from learners.settings import AlgorithmSettings, TrainerSettings
-from learners.sharding import gather, reshard, shard_policy
 from learners.skipped_updates import SkippedUpdates
 from learners.training_step import Trainee, TrainingStep
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
@@ -103,7 +101,7 @@ class Learner:
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
         self._policy = Policy(load_policy(model, attention=best_attention(device, self._wire_dtype)))
         mesh = init_device_mesh(device.type, (world_size,))
-        shard_policy(self._policy, mesh, self._wire_dtype)
+        self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype)
         vocabulary = self._policy.model.config.vocab_size
         self._companions = {
             name: Companion(getattr(algorithm, name), model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
@@ -112,11 +110,9 @@ class Learner:
         self._critic: Critic | None = None
         if asks_critic(algorithm.advantage):
             self._critic = Critic(algorithm, trainer, model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
-        self._optimizer = ShardedAdamW(dict(self._policy.model.named_parameters()), trainer)
         self._needs = needs_of_objective(algorithm)
         self._trainee = Trainee(
-            self._policy,
-            self._optimizer,
+            self._backend,
             algorithm,
             temperature,
             device,
@@ -258,15 +254,16 @@ class Learner:
             RuntimeError: no step has begun.
         """
         self._half_done("abandon_step()")
-        self._optimizer.discard()
+        self._backend.discard()
         if self._critic is not None:
             self._critic.discard()
         self._streamed = None
 
     def _let_companions_follow(self) -> None:
-        trained = dict(self._policy.model.named_parameters())
-        for companion in self._companions.values():
-            companion.follow(trained, self.steps)
+        following = [companion for companion in self._companions.values() if companion.follows(self.steps)]
+        trained = self._backend.parameters() if following else {}
+        for companion in following:
+            companion.follow(trained)
 
     def _expect_true_weights(self, wish: str) -> None:
         if self._perturbation is not None:
@@ -290,17 +287,12 @@ class Learner:
         if self._algorithm.old_logprobs != "recompute" or len(minibatches) == 1:
             return None
         return [
-            [self._forward_only(micro.packed, micro.positions, self._temperature) for micro in minibatch.micro_batches]
+            [
+                self._backend.forward_only(micro.packed, micro.positions, self._temperature, "moments" in self._needs)
+                for micro in minibatch.micro_batches
+            ]
             for minibatch in minibatches
         ]
-
-    @torch.no_grad()
-    def _forward_only(self, packed: PackedSequences, positions: Tensor | None, temperature: float) -> TokenLogprobs:
-        try:
-            seen: TokenLogprobs = self._policy(packed, positions, temperature, "moments" in self._needs)
-        finally:
-            reshard(self._policy)
-        return seen
 
     def snapshot(self, version: int) -> tuple[WeightManifest, dict[str, Tensor]]:
         """The weights as an engine shall see them: wire dtype, names of the checkpoint, a tied head left out.
@@ -334,7 +326,7 @@ class Learner:
     def probe_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Logprob of each token after the first at temperature 1, computed with the weights in the wire
         dtype."""
-        return [float(value) for value in self._forward_only(pack([token_ids]), None, 1.0).logprobs.tolist()]
+        return [float(value) for value in self._backend.forward_only(pack([token_ids])).logprobs.tolist()]
 
     def perturb(self, seed: int, scale: float) -> None:
         """Change every matrix by seeded noise of `scale` x its own standard deviation, until `restore`.
@@ -345,7 +337,9 @@ class Learner:
         self._expect_between_steps("a perturbation")
         if self._perturbation is not None:
             raise RuntimeError("the weights are perturbed already: restore them first")
-        self._perturbation = Perturbation(dict(self._policy.model.named_parameters()), seed=seed, scale=scale)
+        parameters = self._backend.parameters()
+        self._perturbation = Perturbation(parameters, seed=seed, scale=scale)
+        self._backend.accept_parameters(parameters)
 
     def restore(self) -> None:
         """Bring back the bits from before `perturb`.
@@ -355,7 +349,7 @@ class Learner:
         """
         if self._perturbation is None:
             raise RuntimeError("the weights are not perturbed: there is nothing to restore")
-        self._perturbation.take_back()
+        self._backend.accept_parameters(self._perturbation.take_back())
         self._perturbation = None
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -396,27 +390,24 @@ class Learner:
             RuntimeError: a streamed step is half done.
         """
         self._expect_between_steps("loading a checkpoint")
-        load_sharded(self._training_state(), folder)
+        state = self._training_state()
+        load_sharded(state, folder)
+        self._backend.accept_training_state(state)
 
     @property
     def steps(self) -> int:
         """Training steps so far, checkpoints' included; also those in which the critic trained alone."""
-        return self._optimizer.steps if self._critic is None else self._critic.steps
+        return self._backend.steps if self._critic is None else self._critic.steps
 
     def _full_state(self) -> dict[str, Tensor]:
         """Full tensors on rank 0, under the names of the checkpoint."""
-        model = self._policy.model
-        own = own_state(model)
-        full = gather(own, self._wire_dtype, keep=self._rank == 0)
-        return checkpoint_names(model, full)
+        return checkpoint_names(self._policy.model, self._backend.full_weights(keep=self._rank == 0))
 
     def _training_state(self) -> dict[str, Tensor]:
-        weights = {f"model.{name}": value.detach() for name, value in own_state(self._policy.model).items()}
-        optimizer = {f"optimizer.{key}": value for key, value in self._optimizer.state().items()}
         companions = {
             f"{name}.{key}": value
             for name, companion in self._companions.items()
             for key, value in companion.state().items()
         }
         critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
-        return {**weights, **optimizer, **companions, **critic}
+        return {**self._backend.training_state(), **companions, **critic}

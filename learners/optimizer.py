@@ -6,7 +6,7 @@ start, so that a checkpoint of step 0 is a checkpoint like any other.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,23 +16,33 @@ from learners.settings import TrainerSettings
 from learners.sharding import local_shard
 
 
-class ShardedAdamW:
+def adamw(values: Sequence[nn.Parameter], settings: TrainerSettings) -> torch.optim.AdamW:
     """Decoupled weight decay (AdamW, arXiv 1711.05101), for matrices alone: norms and biases do not decay."""
+    return torch.optim.AdamW(
+        [
+            {"params": [value for value in values if value.ndim >= 2]},
+            {"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def warm_up(step: int, settings: TrainerSettings) -> float:
+    """Share of the full learning rate at a training step counted from 1: linear, then constant."""
+    return min(1.0, step / max(1, settings.warmup_steps))
+
+
+class ShardedAdamW:
+    """See `adamw` and `warm_up`."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainerSettings) -> None:
         self._parameters = dict(parameters)
         self._settings = settings
         values = list(self._parameters.values())
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": [value for value in values if value.ndim >= 2]},
-                {"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._adamw = adamw(values, settings)
         device = local_shard(values[0]).device
         self._steps = torch.zeros((), dtype=torch.int64)
         for value in values:
@@ -52,11 +62,10 @@ class ShardedAdamW:
         return int(self._steps)
 
     def begin_step(self) -> None:
-        """Set the learning rate: linear over the first `warmup_steps` training steps, then constant."""
+        """Count the training step, and set its learning rate."""
         self._steps += 1
-        share = min(1.0, self.steps / max(1, self._settings.warmup_steps))
         for group in self._adamw.param_groups:
-            group["lr"] = self._settings.learning_rate * share
+            group["lr"] = self._settings.learning_rate * warm_up(self.steps, self._settings)
 
     def update(self, divisor: float = 1.0) -> float:
         """One optimizer step from the gradients at hand, which it clears; a collective.

@@ -31,9 +31,11 @@ class Perturbation:
             local = local_shard(value.detach())
             local.add_(_own_rows(noise, local.shape[0]).to(local), alpha=scale * _standard_deviation(value))
 
-    def take_back(self) -> None:
+    def take_back(self) -> Mapping[str, Tensor]:
+        """Returns: the parameters, as they were before."""
         for name, value in self._parameters.items():
             local_shard(value.detach()).copy_(self._before[name])
+        return self._parameters
 
 
 def _own_rows(full: Tensor, count: int) -> Tensor:

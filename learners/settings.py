@@ -184,7 +184,11 @@ class TrainerSettings(Section):
     stream: bool = False
     """Train on groups as they finish: their gradients add up until the batch is complete, then the step is made."""
     ranks: int = Field(1, ge=1)
-    """Processes of the learner group (FSDP2 shards over all of them)."""
+    """Processes of the learner group; weights, gradients and optimizer state are spread over all of them."""
+    backend: Literal["fsdp2", "deepspeed"] = "fsdp2"
+    """The library that spreads them: PyTorch's own, or DeepSpeed's ZeRO."""
+    zero_stage: Literal[2, 3] | None = None
+    """`deepspeed`: 3 spreads all three, 2 keeps whole weights on every rank; None is 3."""
     token_budget: int = Field(8192, ge=1)
     """Tokens in one packed micro-batch of one rank."""
     learning_rate: float = Field(1e-6, gt=0)
@@ -202,6 +206,15 @@ class TrainerSettings(Section):
     """Steps between checkpoints, each a Hugging Face model; 0 writes the final model alone."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """Deadline of one optimizer step, collectives included."""
+
+    @model_validator(mode="after")
+    def _stages_are_of_zero(self) -> Self:
+        if self.zero_stage is not None and self.backend != "deepspeed":
+            raise ValueError(
+                f"zero_stage={self.zero_stage} is DeepSpeed's, but backend={self.backend} is set: "
+                f"set backend=deepspeed or leave out zero_stage"
+            )
+        return self
 
     @model_validator(mode="after")
     def _streams_one_minibatch(self) -> Self:

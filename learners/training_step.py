@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.backend import Backend
 from learners.companion import Companion
 from learners.critic.critic import Critic, describe_critic
 from learners.drafters.capture import HiddenCapture
@@ -23,11 +24,8 @@ from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, Part
 from learners.objective import ObjectiveInput, needs_of_objective, objective
-from learners.optimizer import ShardedAdamW
-from learners.policy import Policy
 from learners.process_group import sum_over_ranks
 from learners.settings import AlgorithmSettings
-from learners.sharding import reshard
 from learners.skipped_updates import SkippedUpdates
 from learners.step_metrics import describe, record
 
@@ -44,8 +42,7 @@ class Trainee:
         capture: keeps hidden states of the forward passes for a drafter's training; None keeps none.
     """
 
-    policy: Policy
-    optimizer: ShardedAdamW
+    backend: Backend
     algorithm: AlgorithmSettings
     temperature: float
     device: torch.device
@@ -109,7 +106,7 @@ class TrainingStep:
         return {
             **describe(statistics, self._norms),
             **(describe_critic(statistics, self._critic_norms) if self._critic_norms else {}),
-            "learning_rate": 0.0 if self._policy_rests else self._trainee.optimizer.learning_rate,
+            "learning_rate": 0.0 if self._policy_rests else self._trainee.backend.learning_rate,
         }
 
     def _open_minibatch(self) -> None:
@@ -118,24 +115,23 @@ class TrainingStep:
 
     def _update_policy(self, divisor: int) -> float:
         """Returns: the gradient's norm; not finite where the update was left out, on all ranks alike."""
-        optimizer = self._trainee.optimizer
+        backend = self._trainee.backend
         if not self._norms:
-            optimizer.begin_step()
+            backend.begin_step()
         if torch.isfinite(sum_over_ranks(self._loss)):
-            return optimizer.update(divisor)
-        optimizer.discard()
+            return backend.update(divisor)
+        backend.discard()
         return math.nan
 
     def _add_micro_batch(self, micro: MicroBatch, start: TokenLogprobs | None) -> None:
         if self._trainee.critic is not None:
             self._trainee.critic.learn(micro, self._meter)
         if not self._policy_rests:
-            self._look(micro, start).backward()
+            self._trainee.backend.backward(self._look(micro, start))
             return
         # The critic's warm-up: what is measured of the policy is measured all the same.
         with torch.no_grad():
             self._look(micro, start)
-        reshard(self._trainee.policy)
 
     def _look(self, micro: MicroBatch, start: TokenLogprobs | None) -> Tensor:
         """The policy's loss on a micro-batch, with gradient; noted for the metrics."""
@@ -173,10 +169,11 @@ class TrainingStep:
         return loss
 
     def _forward(self, micro: MicroBatch) -> TokenLogprobs:
-        policy, capture = self._trainee.policy, self._trainee.capture
+        backend, capture = self._trainee.backend, self._trainee.capture
+        run = backend.forward_only if self._policy_rests else backend.forward
         if capture is None or not micro.sequence_ids:
-            return policy(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
+            return run(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
         with capture.watch(micro.packed, micro.sequence_ids, self.version) as windows:
-            now: TokenLogprobs = policy(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
+            now = run(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
         self.windows += windows
         return now

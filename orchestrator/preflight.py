@@ -6,6 +6,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     Raises:
         SettingError: the first fault.
     """
+    check_backend(recipe)
     placement = place(recipe, gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
     progress.phase("reading the data")
     source = open_source(recipe.data, recipe.seed)
@@ -107,6 +109,16 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     return Prepared(
         placement, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
     )
+
+
+def check_backend(recipe: Recipe) -> None:
+    """Whether the learner's library is installed; it is not imported here, the driver needs none of it."""
+    if recipe.trainer.backend == "deepspeed" and find_spec("deepspeed") is None:
+        raise SettingError(
+            "trainer.backend",
+            "the package deepspeed is not installed",
+            "install it with `pip install 'paceline[deepspeed]'`, or set trainer.backend=fsdp2",
+        )
 
 
 def find_model(name: str, progress: Progress) -> Path:

@@ -1,0 +1,83 @@
+"""The backend over PyTorch's own FSDP2: sharding, AdamW on the shards, and tensors that are never copies."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from learners.logprobs import TokenLogprobs
+from learners.optimizer import ShardedAdamW
+from learners.packing import PackedSequences
+from learners.policy import Policy, own_state
+from learners.settings import TrainerSettings
+from learners.sharding import gather, reshard, shard_policy
+
+
+class Fsdp2Backend:
+    """See `learners.backend`. What `parameters` and `training_state` give is live, so that accepting it is nothing."""
+
+    def __init__(self, policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+        shard_policy(policy, mesh, dtype)
+        self._policy = policy
+        self._dtype = dtype
+        self._optimizer = ShardedAdamW(dict(policy.model.named_parameters()), trainer)
+
+    def forward(
+        self,
+        packed: PackedSequences,
+        positions: Tensor | None = None,
+        temperature: float = 1.0,
+        moments: bool = False,
+    ) -> TokenLogprobs:
+        seen: TokenLogprobs = self._policy(packed, positions, temperature, moments)
+        return seen
+
+    @torch.no_grad()
+    def forward_only(
+        self,
+        packed: PackedSequences,
+        positions: Tensor | None = None,
+        temperature: float = 1.0,
+        moments: bool = False,
+    ) -> TokenLogprobs:
+        try:
+            return self.forward(packed, positions, temperature, moments)
+        finally:
+            reshard(self._policy)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def begin_step(self) -> None:
+        self._optimizer.begin_step()
+
+    def update(self, divisor: float) -> float:
+        return self._optimizer.update(divisor)
+
+    def discard(self) -> None:
+        self._optimizer.discard()
+
+    @property
+    def steps(self) -> int:
+        return self._optimizer.steps
+
+    @property
+    def learning_rate(self) -> float:
+        return self._optimizer.learning_rate
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(self._policy.model.named_parameters())
+
+    def accept_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """They are the policy's already."""
+
+    def training_state(self) -> Mapping[str, Tensor]:
+        weights = {f"model.{name}": value.detach() for name, value in own_state(self._policy.model).items()}
+        return weights | {f"optimizer.{key}": value for key, value in self._optimizer.state().items()}
+
+    def accept_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """It is the policy's and the optimizer's already."""
+
+    def full_weights(self, *, keep: bool) -> dict[str, Tensor]:
+        return gather(own_state(self._policy.model), self._dtype, keep)
