@@ -84,7 +84,8 @@ class LearnerWorker:
         host, port = rendezvous
         # Ray shows each rank its own GPU alone: it is number 0 there.
         on = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
-        join_process_group(self._rank, self._world_size, host, port, on, trainer.step_timeout_s)
+        timeout_s = trainer.step_timeout_s
+        join_process_group(self._rank, self._world_size, host, port, on, timeout_s, offload=trainer.cpu_offload)
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._learner = Learner(
             model,

@@ -9,6 +9,9 @@ Sequences of similar length share a batch, so little of it is padding.
 With flash-attn on a GPU, transformers' own `flash_attention_2` reads the cumulative lengths instead
 (`best_attention`).
 
+Where several ranks share a row, each attends over the whole of it with its share of the heads
+(`learners.sequence_parallel`).
+
 Either way what attention needs travels as keyword arguments of the model's forward (`attention_arguments`),
 never as state of the model. Importing this module registers the implementation under the name `PACKED`.
 """
@@ -25,6 +28,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from learners import short_attention
 from learners.packing import PackedSequences
+from learners.sequence_parallel import RowShard
 
 PACKED = "paceline_packed"
 FLASH = "flash_attention_2"
@@ -49,30 +53,44 @@ class PackedLayout:
 
 
 class AttentionArguments(TypedDict, total=False):
-    """Keyword arguments of a model's forward: `packed_layout` for `PACKED`, the others for `FLASH`."""
+    """Keyword arguments of a model's forward: `packed_layout` for `PACKED`, with `row_shard` where several ranks share
+    the row; the others for `FLASH`."""
 
     packed_layout: PackedLayout
+    row_shard: RowShard
     cu_seq_lens_q: Tensor
     cu_seq_lens_k: Tensor
     max_length_q: int
     max_length_k: int
 
 
-def best_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the fastest exact implementation for packed rows of this compute type on this device."""
+def best_attention(device: torch.device, dtype: torch.dtype, *, shared_rows: bool = False) -> str:
+    """Name of the fastest exact implementation for packed rows of this compute type on this device.
+
+    Args:
+        shared_rows: whether several ranks share a row (`learners.sequence_parallel`).
+    """
+    if shared_rows:
+        return PACKED
     half = dtype in (torch.bfloat16, torch.float16)
     return FLASH if device.type == "cuda" and half and is_flash_attn_2_available() else PACKED
 
 
-def attention_arguments(packed: PackedSequences, attention: str, device: torch.device) -> AttentionArguments:
+def attention_arguments(
+    packed: PackedSequences, attention: str, device: torch.device, shard: RowShard | None = None
+) -> AttentionArguments:
     """What the model's forward must be given beside the packed row, for the named implementation.
+
+    Args:
+        shard: of this row; None where this rank reads all of it.
 
     Raises:
         ValueError: the implementation would mix the sequences of a row.
     """
     if attention == PACKED:
-        return {"packed_layout": lay_out(packed.lengths, device)}
-    if attention == FLASH:
+        layout = lay_out(packed.lengths, device)
+        return {"packed_layout": layout} if shard is None else {"packed_layout": layout, "row_shard": shard}
+    if attention == FLASH and shard is None:
         cu_seqlens = packed.cu_seqlens.to(device)
         return {
             "cu_seq_lens_q": cu_seqlens,
@@ -148,6 +166,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     packed_layout: PackedLayout | None = None,
+    row_shard: RowShard | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -159,8 +178,9 @@ def packed_attention(
     AttentionInterface.
 
     Args:
-        query: [1, H, T, D]; key, value: [1, KV, T, D].
-        packed_layout: from `attention_arguments`, through the model's forward.
+        query: [1, H, T, D]; key, value: [1, KV, T, D]; with a shard, of its tokens alone.
+        packed_layout: of the whole row, from `attention_arguments`, through the model's forward.
+        row_shard: which tokens of the row this rank holds; None for all.
 
     Returns:
         [1, T, H, D], and None for the attention weights.
@@ -174,6 +194,8 @@ def packed_attention(
     if softcap is not None or s_aux is not None:
         raise ValueError("this model caps its attention scores or uses sinks: it needs flash-attn on a GPU")
     layout = packed_layout
+    if row_shard is not None:
+        query, key, value = (row_shard.to_heads(part) for part in (query, key, value))
     # Split, not sliced: the gradient of a split is one concatenation.
     sizes = [count * length for count, length in layout.groups]
     q, k, v = (
@@ -189,7 +211,8 @@ def packed_attention(
         for shape, *parts in zip(layout.groups, q, k, v, strict=True)
     ]
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return _Unpad.apply(joined, layout.slot).unsqueeze(0), None
+    output = _Unpad.apply(joined, layout.slot).unsqueeze(0)
+    return output if row_shard is None else row_shard.to_tokens(output), None
 
 
 def _attend(

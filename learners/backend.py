@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from learners.adapters import Adapters
 from learners.logprobs import TokenLogprobs
 from learners.packing import PackedSequences
 from learners.policy import Policy
@@ -90,12 +91,15 @@ class Backend(Protocol):
         """
 
 
-def open_backend(policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dtype: torch.dtype) -> Backend:
+def open_backend(
+    policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dtype: torch.dtype, adapters: Adapters | None = None
+) -> Backend:
     """Spread a policy, in place, and give it an optimizer.
 
     Args:
         policy: with float32 parameters, alike on all ranks.
         dtype: of compute and wire.
+        adapters: of the policy, where they alone are trained; FSDP2 knows how.
 
     Raises:
         BackendMissingError: the chosen library is not installed, or serves another device.
@@ -107,4 +111,4 @@ def open_backend(policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dty
         return ZeroBackend(policy, trainer, mesh, dtype)
     from learners.fsdp2 import Fsdp2Backend
 
-    return Fsdp2Backend(policy, trainer, mesh, dtype)
+    return Fsdp2Backend(policy, trainer, mesh, dtype, adapters)

@@ -16,6 +16,7 @@ from learners.attention import best_attention
 from learners.errors import PolicyError
 from learners.micro_batch import MicroBatch
 from learners.policy import Policy, load_policy
+from learners.sequence_parallel import SequenceGroup
 from learners.settings import CompanionSettings
 from learners.sharding import local_shard, reshard, shard_policy
 
@@ -24,21 +25,32 @@ class Companion:
     """Args:
     model: folder or hub id of the trained policy's checkpoint, the companion's own where its settings name none.
     vocabulary: number of tokens of the trained policy.
+    sequence_group, offload: of the trained policy.
 
     Raises:
         PolicyError: it cannot be loaded, or reads another vocabulary.
     """
 
     def __init__(
-        self, settings: CompanionSettings, model: str, *, vocabulary: int, mesh: DeviceMesh, dtype: torch.dtype
+        self,
+        settings: CompanionSettings,
+        model: str,
+        *,
+        vocabulary: int,
+        mesh: DeviceMesh,
+        dtype: torch.dtype,
+        sequence_group: SequenceGroup | None = None,
+        offload: bool = False,
     ) -> None:
         self._settings = settings
         source = settings.model or model
-        loaded = load_policy(source, attention=best_attention(torch.device(mesh.device_type), dtype)).eval()
+        shared_rows = sequence_group is not None
+        attention = best_attention(torch.device(mesh.device_type), dtype, shared_rows=shared_rows)
+        loaded = load_policy(source, attention=attention).eval()
         if loaded.config.vocab_size != vocabulary:
             raise PolicyError(f"model={source}: {loaded.config.vocab_size} tokens, but the policy has {vocabulary}")
-        self._policy = Policy(loaded).requires_grad_(requires_grad=False)
-        shard_policy(self._policy, mesh, dtype)
+        self._policy = Policy(loaded, sequence_group).requires_grad_(requires_grad=False)
+        shard_policy(self._policy, mesh, dtype, offload=offload)
 
     @torch.no_grad()
     def logprobs(self, micro: MicroBatch, temperature: float) -> Tensor:

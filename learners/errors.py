@@ -29,3 +29,20 @@ class EmptyBatchError(TrainingStopError, ValueError):
 
     def __init__(self, message: str = "no token of this batch takes loss: there is nothing to train on") -> None:
         super().__init__(message)
+
+
+class UnfitError(PolicyError):
+    """A setting that the model or the machine cannot take.
+
+    Args:
+        setting: its dotted name.
+        reason: what is wrong with it.
+        fix: what to change.
+    """
+
+    def __init__(self, setting: str, reason: str, fix: str) -> None:
+        super().__init__(f"{setting}: {reason}; {fix}")
+        self.setting, self.reason, self.fix = setting, reason, fix
+
+    def __reduce__(self) -> tuple[type["UnfitError"], tuple[str, str, str]]:
+        return type(self), (self.setting, self.reason, self.fix)

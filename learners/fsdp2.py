@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from learners.adapters import Adapters
 from learners.logprobs import TokenLogprobs
 from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences
@@ -15,13 +16,25 @@ from learners.sharding import gather, reshard, shard_policy
 
 
 class Fsdp2Backend:
-    """See `learners.backend`. What `parameters` and `training_state` give is live, so that accepting it is nothing."""
+    """See `learners.backend`. What `parameters` and `training_state` give is live, so that accepting it is nothing.
 
-    def __init__(self, policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-        shard_policy(policy, mesh, dtype)
+    With adapters, they alone have optimizer state and are in checkpoints; what leaves is merged.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        trainer: TrainerSettings,
+        mesh: DeviceMesh,
+        dtype: torch.dtype,
+        adapters: Adapters | None = None,
+    ) -> None:
+        shard_policy(policy, mesh, dtype, offload=trainer.cpu_offload)
         self._policy = policy
         self._dtype = dtype
-        self._optimizer = ShardedAdamW(dict(policy.model.named_parameters()), trainer)
+        self._adapters = adapters
+        trained = {name: value for name, value in policy.model.named_parameters() if value.requires_grad}
+        self._optimizer = ShardedAdamW(trained, trainer)
 
     def forward(
         self,
@@ -73,11 +86,13 @@ class Fsdp2Backend:
         """They are the policy's already."""
 
     def training_state(self) -> Mapping[str, Tensor]:
-        weights = {f"model.{name}": value.detach() for name, value in own_state(self._policy.model).items()}
+        own = own_state(self._policy.model) if self._adapters is None else self._adapters.own()
+        weights = {f"model.{name}": value.detach() for name, value in own.items()}
         return weights | {f"optimizer.{key}": value for key, value in self._optimizer.state().items()}
 
     def accept_training_state(self, state: Mapping[str, Tensor]) -> None:
         """It is the policy's and the optimizer's already."""
 
     def full_weights(self, *, keep: bool) -> dict[str, Tensor]:
-        return gather(own_state(self._policy.model), self._dtype, keep)
+        own = own_state(self._policy.model) if self._adapters is None else self._adapters.merged()
+        return gather(own, self._dtype, keep)

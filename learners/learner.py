@@ -14,17 +14,18 @@ Invariants:
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import PreTrainedTokenizerBase
 
+from learners.adapters import WithoutAdapters
 from learners.advantages import asks_critic
-from learners.attention import best_attention
 from learners.backend import open_backend
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
@@ -41,14 +42,11 @@ from learners.objective import companions_needed, needs_of_objective
 from learners.off_policy import check_writers_are_known
 from learners.packing import pack
 from learners.perturbation import Perturbation
-from learners.policy import (
-    Policy,
-    checkpoint_names,
-    load_policy,
-    save_policy,
-)
-from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.policy import checkpoint_names, save_policy
+from learners.sequence_parallel import open_grid
+from learners.settings import AlgorithmSettings, CompanionSettings, TrainerSettings
 from learners.skipped_updates import SkippedUpdates
+from learners.trained_policy import open_policy
 from learners.training_step import Trainee, TrainingStep
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
 
@@ -99,16 +97,17 @@ class Learner:
         self._world_size = world_size
         self._device = device
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
-        self._policy = Policy(load_policy(model, attention=best_attention(device, self._wire_dtype)))
+        self._grid = open_grid(rank, world_size, trainer.sequence_parallel, trainer.step_timeout_s)
+        self._policy, self._adapters = open_policy(model, trainer, self._grid.sequence_group, device)
         mesh = init_device_mesh(device.type, (world_size,))
-        self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype)
-        vocabulary = self._policy.model.config.vocab_size
+        self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype, self._adapters)
         self._companions = {
-            name: Companion(getattr(algorithm, name), model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
+            name: self._open_companion(getattr(algorithm, name), model, mesh)
             for name in sorted(companions_needed(algorithm))
         }
         self._critic: Critic | None = None
         if asks_critic(algorithm.advantage):
+            vocabulary = self._policy.model.config.vocab_size
             self._critic = Critic(algorithm, trainer, model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
         self._needs = needs_of_objective(algorithm)
         self._trainee = Trainee(
@@ -119,6 +118,7 @@ class Learner:
             SkippedUpdates("the policy", trainer.max_skipped_updates),
             self._companions,
             self._critic,
+            data_group=self._grid.data_group,
         )
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
@@ -132,7 +132,7 @@ class Learner:
             RuntimeError: a streamed step is half done.
         """
         self._expect_between_steps("another capture")
-        kept = HiddenCapture(self._policy.model, layers, settings)
+        kept = HiddenCapture(self._policy.model, layers, settings, self._grid.sequence_group)
         self._trainee = replace(self._trainee, capture=kept)
 
     def take_windows(self) -> list[Window]:
@@ -160,8 +160,8 @@ class Learner:
             version=batch.version,
             minibatches=self._trainer.minibatches,
             token_budget=self._trainer.token_budget,
-            rank=self._rank,
-            ranks=self._world_size,
+            rank=self._grid.data_rank,
+            ranks=self._grid.data_ranks,
             whole_groups="whole_groups" in self._needs,
         )
         if self._critic is not None:
@@ -212,8 +212,8 @@ class Learner:
             sequences,
             version=streamed.step.version,
             token_budget=self._trainer.token_budget,
-            rank=self._rank,
-            ranks=self._world_size,
+            rank=self._grid.data_rank,
+            ranks=self._grid.data_ranks,
             whole_groups="whole_groups" in self._needs,
         )
         if self._critic is not None:
@@ -259,9 +259,24 @@ class Learner:
             self._critic.discard()
         self._streamed = None
 
+    def _open_companion(self, settings: CompanionSettings, model: str, mesh: DeviceMesh) -> Companion | WithoutAdapters:
+        if self._adapters is not None and settings.kind == "fixed" and settings.model is None:
+            return WithoutAdapters(self._policy, self._adapters)
+        return Companion(
+            settings,
+            model,
+            vocabulary=self._policy.model.config.vocab_size,
+            mesh=mesh,
+            dtype=self._wire_dtype,
+            sequence_group=self._grid.sequence_group,
+            offload=self._trainer.cpu_offload,
+        )
+
     def _let_companions_follow(self) -> None:
         following = [companion for companion in self._companions.values() if companion.follows(self.steps)]
-        trained = self._backend.parameters() if following else {}
+        if not following:
+            return
+        trained = self._backend.parameters() if self._adapters is None else self._adapters.merged()
         for companion in following:
             companion.follow(trained)
 
@@ -326,7 +341,8 @@ class Learner:
     def probe_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Logprob of each token after the first at temperature 1, computed with the weights in the wire
         dtype."""
-        return [float(value) for value in self._backend.forward_only(pack([token_ids])).logprobs.tolist()]
+        with nullcontext() if self._adapters is None else self._adapters.merged_in(self._policy):
+            return [float(value) for value in self._backend.forward_only(pack([token_ids])).logprobs.tolist()]
 
     def perturb(self, seed: int, scale: float) -> None:
         """Change every matrix by seeded noise of `scale` x its own standard deviation, until `restore`.
@@ -401,7 +417,9 @@ class Learner:
 
     def _full_state(self) -> dict[str, Tensor]:
         """Full tensors on rank 0, under the names of the checkpoint."""
-        return checkpoint_names(self._policy.model, self._backend.full_weights(keep=self._rank == 0))
+        full = self._backend.full_weights(keep=self._rank == 0)
+        # Offloaded shards make full tensors in main memory, and engines are sent what lies on the device.
+        return checkpoint_names(self._policy.model, {name: value.to(self._device) for name, value in full.items()})
 
     def _training_state(self) -> dict[str, Tensor]:
         companions = {

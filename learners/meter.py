@@ -9,10 +9,14 @@ class TokenMeter:
     """Keeps sum, count and maximum of each named quantity.
 
     Every rank adds the same names in the same order (also with empty tensors), which `reduce` relies on.
+
+    Args:
+        group: ranks whose statistics add up to the batch's; None is all.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, group: dist.ProcessGroup | None = None) -> None:
         self._device = device
+        self._group = group
         self._sums: dict[str, Tensor] = {}
         self._tops: dict[str, Tensor] = {}
 
@@ -27,13 +31,13 @@ class TokenMeter:
         self._tops[name] = top if name not in self._tops else torch.maximum(self._tops[name], top)
 
     def reduce(self) -> "TokenStatistics":
-        """Join all ranks; a collective."""
+        """Join the ranks; a collective."""
         names = list(self._sums)
         sums = torch.stack([self._sums[name] for name in names])
         tops = torch.stack([self._tops[name] for name in names])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(sums)
-            dist.all_reduce(tops, op=dist.ReduceOp.MAX)
+        if dist.is_initialized() and dist.get_world_size(self._group) > 1:
+            dist.all_reduce(sums, group=self._group)
+            dist.all_reduce(tops, op=dist.ReduceOp.MAX, group=self._group)
         return TokenStatistics(
             {name: (pair[0], pair[1]) for name, pair in zip(names, sums.tolist(), strict=True)},
             dict(zip(names, tops.tolist(), strict=True)),

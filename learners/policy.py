@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from learners.attention import FLASH, PACKED, attention_arguments
+from learners.attention import FLASH, PACKED, AttentionArguments, attention_arguments
 from learners.errors import PolicyError
-from learners.logprobs import TokenLogprobs, chunked_logprobs
+from learners.logprobs import Moments, TokenLogprobs, chunked_logprobs
 from learners.packing import PackedSequences
+from learners.sequence_parallel import SequenceGroup
 
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 """Config keys of models that change the logits after the head, which `Policy` would skip."""
@@ -33,6 +34,7 @@ class PackedModel(nn.Module):
 
     It is a module of its own, so that FSDP's hooks run around the whole forward pass, the head included: the
     head's weight is used here and not by the model's forward.
+
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -41,17 +43,32 @@ class PackedModel(nn.Module):
 
     def hidden(self, packed: PackedSequences, device: torch.device) -> Tensor:
         """[T, d] last hidden state at each token of the row."""
+        arguments = attention_arguments(packed, self.model.config._attn_implementation, device)
+        return self.states(packed.input_ids, packed.position_ids, arguments, device)
+
+    def states(
+        self, input_ids: Tensor, position_ids: Tensor, arguments: AttentionArguments, device: torch.device
+    ) -> Tensor:
+        """[T, d] last hidden state at each of these tokens: a row, or this rank's part of one."""
         states: Tensor = self.model.base_model(
-            input_ids=packed.input_ids.to(device).unsqueeze(0),
-            position_ids=packed.position_ids.to(device).unsqueeze(0),
+            input_ids=input_ids.to(device).unsqueeze(0),
+            position_ids=position_ids.to(device).unsqueeze(0),
             use_cache=False,
-            **attention_arguments(packed, self.model.config._attn_implementation, device),
+            **arguments,
         ).last_hidden_state[0]
         return states
 
 
 class Policy(PackedModel):
-    """A causal language model and the distribution of the next token that it gives."""
+    """A causal language model and the distribution of the next token that it gives.
+
+    Args:
+        sequence_group: the ranks with which this one shares every row; None where it reads alone.
+    """
+
+    def __init__(self, model: PreTrainedModel, sequence_group: SequenceGroup | None = None) -> None:
+        super().__init__(model)
+        self._sequence_group = sequence_group
 
     def forward(
         self,
@@ -64,19 +81,50 @@ class Policy(PackedModel):
 
         Args:
             packed: on any device; moved to the model's.
-            positions: [N] places in the row (`packed.next_token_positions()` where None: N = T - S).
+            positions: [N] places in the row, ascending (`packed.next_token_positions()` where None: N = T - S).
             temperature, moments: see `learners.logprobs`.
         """
         chosen = packed.next_token_positions() if positions is None else positions
         targets = packed.input_ids[chosen + 1]
+        device = self.model.get_output_embeddings().weight.device
+        attention = self.model.config._attn_implementation
+        if self._sequence_group is None:
+            arguments = attention_arguments(packed, attention, device)
+            return self._read(packed.input_ids, packed.position_ids, arguments, chosen, targets, temperature, moments)
+        shard = self._sequence_group.shard(packed)
+        arguments = attention_arguments(shard.row, attention, device, shard)
+        shares = shard.shares(chosen)
+        own = shard.own(shares)
+        seen = self._read(
+            shard.row.input_ids[shard.places],
+            shard.row.position_ids[shard.places],
+            arguments,
+            chosen[own] - shard.places.start,
+            targets[own],
+            temperature,
+            moments,
+        )
+        found = None if seen.moments is None else Moments(*(shard.gather(values, shares) for values in seen.moments))
+        return TokenLogprobs(shard.gather(seen.logprobs, shares), shard.gather(seen.entropy, shares), found)
+
+    def _read(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        arguments: AttentionArguments,
+        chosen: Tensor,
+        targets: Tensor,
+        temperature: float,
+        moments: bool,
+    ) -> TokenLogprobs:
+        """One pass over [T] tokens; of [N] of them, how likely their successors `targets` are."""
         head = self.model.get_output_embeddings()
         device = head.weight.device
-        chosen, targets = chosen.to(device), targets.to(device)
         return chunked_logprobs(
-            self.hidden(packed, device).index_select(0, chosen),
+            self.states(input_ids, position_ids, arguments, device).index_select(0, chosen.to(device)),
             head.weight,
             getattr(head, "bias", None),
-            targets,
+            targets.to(device),
             temperature=temperature,
             moments=moments,
         )

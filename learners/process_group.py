@@ -11,13 +11,14 @@ from torch import Tensor
 
 
 def join_process_group(
-    rank: int, world_size: int, host: str, port: int, device: torch.device, timeout_s: float
+    rank: int, world_size: int, host: str, port: int, device: torch.device, timeout_s: float, *, offload: bool = False
 ) -> None:
     """Meet the other ranks at rank 0's address; blocks until all are there.
 
     Args:
         host, port: where rank 0 listens; the port must be free there.
         timeout_s: deadline of the meeting, and of every collective after it.
+        offload: tensors in main memory take part in collectives beside those on the GPU.
 
     Raises:
         RuntimeError: this process has joined a group already.
@@ -28,7 +29,7 @@ def join_process_group(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        backend="nccl" if device.type == "cuda" else "gloo",
+        backend=("cpu:gloo,cuda:nccl" if offload else "nccl") if device.type == "cuda" else "gloo",
         init_method=f"tcp://{host}:{port}",
         rank=rank,
         world_size=world_size,

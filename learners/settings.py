@@ -175,6 +175,20 @@ class AlgorithmSettings(Section):
         return self
 
 
+class LoraSettings(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685): W + alpha / rank B A, of which A and B train and W never changes.
+
+    Without dropout: logprobs under it are not those of the policy that engines sample from.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    target_modules: tuple[str, ...] | None = Field(None, min_length=1)
+    """Linear layers that get an adapter, by the ends of their names, as ``q_proj``; None is all but the head."""
+    seed: int = 0
+    """Of the adapters' first values."""
+
+
 class TrainerSettings(Section):
     steps: int = Field(100, ge=1)
     prompts_per_step: int = Field(16, ge=1)
@@ -185,12 +199,20 @@ class TrainerSettings(Section):
     """Train on groups as they finish: their gradients add up until the batch is complete, then the step is made."""
     ranks: int = Field(1, ge=1)
     """Processes of the learner group; weights, gradients and optimizer state are spread over all of them."""
+    sequence_parallel: int = Field(1, ge=1)
+    """Ranks that share each packed row, for sequences too long for one: divides `ranks` and the attention heads."""
     backend: Literal["fsdp2", "deepspeed"] = "fsdp2"
     """The library that spreads them: PyTorch's own, or DeepSpeed's ZeRO."""
     zero_stage: Literal[2, 3] | None = None
     """`deepspeed`: 3 spreads all three, 2 keeps whole weights on every rank; None is 3."""
     token_budget: int = Field(8192, ge=1)
-    """Tokens in one packed micro-batch of one rank."""
+    """Tokens in one packed micro-batch of one rank, or of the ranks that share it."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone and compute the layer again in the backward pass: less memory, more work."""
+    cpu_offload: bool = False
+    """Keep parameters, gradients and optimizer state in main memory; the GPU holds a layer while it computes."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters alone; None trains all weights."""
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -214,6 +236,26 @@ class TrainerSettings(Section):
                 f"zero_stage={self.zero_stage} is DeepSpeed's, but backend={self.backend} is set: "
                 f"set backend=deepspeed or leave out zero_stage"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_rows_evenly(self) -> Self:
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel={self.sequence_parallel} does not divide ranks={self.ranks}: change one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_backend_can_do_it(self) -> Self:
+        asked = {
+            "lora": self.lora is not None,
+            "cpu_offload": self.cpu_offload,
+            "sequence_parallel": self.sequence_parallel > 1,
+        }
+        wanting = next((name for name, is_set in asked.items() if is_set), None)
+        if wanting is not None and self.backend != "fsdp2":
+            raise ValueError(f"{wanting} needs backend=fsdp2, but backend={self.backend} is set: change one of the two")
         return self
 
     @model_validator(mode="after")

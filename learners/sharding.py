@@ -10,24 +10,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
 from learners.policy import PackedModel
 
 
-def shard_policy(policy: PackedModel, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def shard_policy(policy: PackedModel, mesh: DeviceMesh, dtype: torch.dtype, *, offload: bool = False) -> None:
     """Shard in place: each decoder layer is one unit, the rest (embedding, norm, head) another.
 
     Units are gathered again for the backward pass where there is something to save, i.e. beyond one rank.
+
+    Args:
+        offload: the shards, their gradients and what is made like them lie in main memory; a unit is on the mesh's
+            device while it computes.
     """
+    place = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     several = mesh.size() > 1
     layer_classes = set(policy.model._no_split_modules or ())
     units = [module for module in policy.modules() if type(module).__name__ in layer_classes]
     for unit in units:
-        fully_shard(unit, mesh=mesh, mp_policy=precision, reshard_after_forward=several)
-    fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+        fully_shard(unit, mesh=mesh, mp_policy=precision, reshard_after_forward=several, offload_policy=place)
+    fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False, offload_policy=place)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from learners.adapters import WithoutAdapters
 from learners.aggregation import AGGREGATIONS, BatchCounts
 from learners.backend import Backend
 from learners.companion import Companion
@@ -40,6 +42,7 @@ class Trainee:
         companions: policies that terms of the loss compare with, by their names in `algorithm`.
         critic: trained in the same steps, where the advantages are made of its values.
         capture: keeps hidden states of the forward passes for a drafter's training; None keeps none.
+        data_group: ranks whose statistics add up to the batch's; None is all.
     """
 
     backend: Backend
@@ -47,9 +50,10 @@ class Trainee:
     temperature: float
     device: torch.device
     skipped: SkippedUpdates
-    companions: Mapping[str, Companion] = field(default_factory=dict)
+    companions: Mapping[str, Companion | WithoutAdapters] = field(default_factory=dict)
     critic: Critic | None = None
     capture: HiddenCapture | None = None
+    data_group: dist.ProcessGroup | None = None
 
 
 class TrainingStep:
@@ -59,7 +63,7 @@ class TrainingStep:
         self.version = version
         self._trainee = trainee
         self._needs_moments = "moments" in needs_of_objective(trainee.algorithm)
-        self._meter = TokenMeter(trainee.device)
+        self._meter = TokenMeter(trainee.device, trainee.data_group)
         self._norms: list[float] = []
         self._critic_norms: list[float] = []
         self._policy_rests = trainee.critic is not None and trainee.critic.warming_up

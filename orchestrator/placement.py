@@ -41,6 +41,8 @@ def place(recipe: Recipe, *, gpus: int) -> Placement:
         fix = "set device=cpu or ray.address=..."
         raise SettingError("device", "the recipe asks for a GPU and this machine has none", fix)
     if recipe.device == "cpu" or (recipe.device == "auto" and not gpus):
+        if recipe.trainer.cpu_offload:
+            raise SettingError("trainer.cpu_offload", "the learner runs on the CPU already", "leave it out")
         return Placement("cpu", 0, 0, "gloo", memory)
     needed = rollout.workers * rollout.tensor_parallel + recipe.trainer.ranks
     if joins_cluster or needed <= gpus:

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from learners.errors import UnfitError
+from learners.settings import TrainerSettings
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.errors import SettingError
@@ -70,6 +72,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     tokenizer = load_tokenizer(model)
     config = AutoConfig.from_pretrained(model)
     context_length = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
+    check_trainer(recipe.trainer, config)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and context_length > limit:
         raise SettingError(
@@ -119,6 +122,18 @@ def check_backend(recipe: Recipe) -> None:
             "the package deepspeed is not installed",
             "install it with `pip install 'paceline[deepspeed]'`, or set trainer.backend=fsdp2",
         )
+
+
+def check_trainer(trainer: TrainerSettings, config: PretrainedConfig) -> None:
+    """Raises: SettingError: this model cannot be trained so."""
+    if trainer.lora is None and trainer.sequence_parallel == 1:
+        return
+    from learners.trained_policy import check_fit  # the learner's code, which most drivers need not load
+
+    try:
+        check_fit(config, trainer)
+    except UnfitError as error:
+        raise SettingError(error.setting, error.reason, error.fix) from None
 
 
 def find_model(name: str, progress: Progress) -> Path:

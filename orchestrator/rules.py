@@ -137,6 +137,16 @@ def the_norm_can_norm_tokens(recipe: Recipe) -> SettingError | None:
     )
 
 
+def a_critic_reads_whole_rows(recipe: Recipe) -> SettingError | None:
+    if recipe.trainer.sequence_parallel == 1 or not asks_critic(recipe.algorithm.advantage):
+        return None
+    return SettingError(
+        "trainer.sequence_parallel",
+        f"algorithm.advantage={recipe.algorithm.advantage} has a critic, which does not share rows over ranks",
+        "set it to 1, or choose an advantage without a critic",
+    )
+
+
 def a_critic_has_a_use(recipe: Recipe) -> SettingError | None:
     algorithm = recipe.algorithm
     if algorithm.critic is None or asks_critic(algorithm.advantage):
@@ -197,11 +207,12 @@ def minibatches_divide_the_batch(recipe: Recipe) -> SettingError | None:
 
 def every_rank_has_work(recipe: Recipe) -> SettingError | None:
     sequences = recipe.trainer.prompts_per_step * recipe.rollout.group_size // recipe.trainer.minibatches
-    if recipe.trainer.ranks <= sequences:
+    readers = recipe.trainer.ranks // recipe.trainer.sequence_parallel
+    if readers <= sequences:
         return None
     return SettingError(
         "trainer.ranks",
-        f"{recipe.trainer.ranks} ranks share {sequences} answers per minibatch",
+        f"{readers} ranks share {sequences} answers per minibatch",
         "use fewer ranks, fewer minibatches or more prompts per step",
     )
 
@@ -291,6 +302,7 @@ RULES: tuple[Rule, ...] = (
     the_norm_sees_what_it_needs,
     the_norm_can_norm_tokens,
     a_critic_has_a_use,
+    a_critic_reads_whole_rows,
     virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,

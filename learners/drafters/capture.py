@@ -4,6 +4,9 @@ Hooks on the target's modules copy the chosen rows of the chosen layers while th
 sharded by FSDP2 or not): detached, in the settings' dtype, on the CPU. Outside of `watch` no hook is there, so an
 unwatched pass costs nothing.
 
+Where several ranks share a row, each copies the chosen rows that it holds and all of them are gathered; the first rank
+of the group alone keeps the windows.
+
 Invariant, the caller's: within one `watch` the model makes one forward pass, over the row that was named. A second
 one, as gradient checkpointing makes in the backward pass, is ignored.
 """
@@ -23,6 +26,7 @@ from learners.drafters.target import FINAL
 from learners.drafters.window_choice import Stretch, choose_stretches
 from learners.drafters.windows import Window
 from learners.packing import PackedSequences
+from learners.sequence_parallel import SequenceGroup
 
 
 class HiddenCapture:
@@ -30,20 +34,29 @@ class HiddenCapture:
         model: the target, inside its policy.
         layers: whose hidden states are wanted beside `FINAL`, which always comes: the target's distribution is
             computed from it.
+        sequence_group: the ranks with which this one shares every row (`learners.sequence_parallel`).
 
     Raises:
         DrafterError: the model has no such layer.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int], settings: CaptureSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[int],
+        settings: CaptureSettings,
+        sequence_group: SequenceGroup | None = None,
+    ) -> None:
         self._settings = settings
+        self._sequence_group = sequence_group
         self._modules = {layer: _module(model, layer) for layer in sorted({*layers, FINAL})}
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         self._passes = 0
 
     @contextmanager
     def watch(self, packed: PackedSequences, sequence_ids: Sequence[str], version: int) -> Iterator[list[Window]]:
-        """Run the target's forward pass over `packed` inside; the list is filled when the context ends without error.
+        """Run the target's forward pass over `packed` inside; the list is filled when the context ends without error,
+        on the first of the ranks that share the row.
 
         Args:
             sequence_ids: of the row's sequences, in order.
@@ -70,21 +83,29 @@ class HiddenCapture:
             return
         starts = packed.cu_seqlens[:-1].tolist()
         rows = torch.cat([torch.arange(part.length) + starts[part.sequence] + part.start for part in stretches])
-        with self._hooks(rows) as seen:
+        with self._hooks(self._reader(packed, rows)) as seen:
             yield windows
         if len(seen) < len(self._modules):
             raise RuntimeError("the capture saw no forward pass of the target: run it inside watch()")
-        windows.extend(_cut(packed, rows, seen, stretches, sequence_ids, version))
+        if self._sequence_group is None or self._sequence_group.rank == 0:
+            windows.extend(_cut(packed, rows, seen, stretches, sequence_ids, version))
+
+    def _reader(self, packed: PackedSequences, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """What takes these rows, ascending places in the row, from the states of the tokens that this rank holds."""
+        if self._sequence_group is None:
+            return lambda states: states.index_select(0, rows.to(states.device))
+        shard = self._sequence_group.shard(packed)
+        shares = shard.shares(rows)
+        own = rows[shard.own(shares)] - shard.places.start
+        return lambda states: shard.gather(states.index_select(0, own.to(states.device)), shares)
 
     @contextmanager
-    def _hooks(self, rows: Tensor) -> Iterator[dict[int, Tensor]]:
+    def _hooks(self, read: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
         seen: dict[int, Tensor] = {}
 
         def keep(layer: int, output: object) -> None:
             if layer not in seen:
-                states = _states(output)
-                chosen = states[0].detach().index_select(0, rows.to(states.device))
-                seen[layer] = chosen.to("cpu", self._dtype)
+                seen[layer] = read(_states(output)[0].detach()).to("cpu", self._dtype)
 
         with ExitStack() as stack:
             for layer, module in self._modules.items():

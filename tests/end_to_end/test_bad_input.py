@@ -85,6 +85,16 @@ def test_a_context_longer_than_the_model_s(write_recipe: WriteRecipe, refusal: C
     assert "exceed the model's context of 512" in line
 
 
+def test_adapters_for_layers_that_the_model_lacks(write_recipe: WriteRecipe, refusal: Callable[..., str]) -> None:
+    line = refusal(write_recipe(trainer={"lora": {"target_modules": ["c_attn"]}}))
+    assert "trainer.lora.target_modules: no linear layer below the head is called c_attn; there are down_proj" in line
+
+
+def test_more_ranks_to_a_row_than_the_heads_allow(write_recipe: WriteRecipe, refusal: Callable[..., str]) -> None:
+    line = refusal(write_recipe(trainer={"ranks": 3, "sequence_parallel": 3}))
+    assert "trainer.sequence_parallel: 3 ranks cannot share the model's" in line
+
+
 def test_an_impossible_batch_size(write_recipe: WriteRecipe, refusal: Callable[..., str]) -> None:
     assert "trainer.prompts_per_step" in refusal(write_recipe(), "trainer.prompts_per_step=0")
 

@@ -23,9 +23,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def single_rank() -> Iterator[None]:
+def single_rank(device: torch.device = CPU) -> Iterator[None]:
     """A group of one, in this process."""
-    join_process_group(0, 1, "127.0.0.1", free_port(), CPU, timeout_s=60)
+    join_process_group(0, 1, "127.0.0.1", free_port(), device, timeout_s=60)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from learners import short_attention
 from learners.attention import FLASH, PACKED, attention_arguments, best_attention, lay_out
 from learners.packing import pack
 from learners.policy import token_logprobs
@@ -65,6 +66,29 @@ def test_packed_equals_padded_equals_one_by_one(kv_heads: int, window: int | Non
         size = grads["one_by_one"][name].abs().max().item()
         for other in ("padded", "one_by_one"):
             torch.testing.assert_close(grad, grads[other][name], atol=2e-5 * size, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("way", "longest"),
+    [("short attention alone", {torch.float32: 1000, torch.bfloat16: 1000}), ("SDPA alone", {})],
+)
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_each_implementation_on_the_cpu_equals_padded(
+    monkeypatch: pytest.MonkeyPatch, way: str, longest: dict[torch.dtype, int], kv_heads: int
+) -> None:
+    """Which one runs depends on a length (`short_attention.MAX_LENGTH`): here each runs on all of them."""
+    monkeypatch.setattr(short_attention, "MAX_LENGTH", longest)
+    model = tiny_model(num_key_value_heads=kv_heads)
+    items = sequences()
+    expected = padded(model, items)
+    slopes = gradients(model, expected)
+    got = packed(model, items)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
+    for name, slope in gradients(model, got).items():
+        size = slopes[name].abs().max().item()
+        torch.testing.assert_close(slope, slopes[name], atol=2e-5 * size, rtol=1e-4)
+    plain = (padded(model.to(torch.bfloat16), items) - expected).abs().mean()
+    assert (packed(model, items) - expected).abs().mean() < 1.2 * plain
 
 
 def test_half_precision_stays_as_close_to_float32_as_the_plain_way() -> None:
@@ -131,3 +155,4 @@ def test_flash_gets_cumulative_lengths() -> None:
 def test_choice_without_a_gpu() -> None:
     assert best_attention(torch.device("cpu"), torch.bfloat16) == PACKED
     assert best_attention(torch.device("cuda"), torch.float32) == PACKED
+    assert best_attention(torch.device("cuda"), torch.bfloat16, shared_rows=True) == PACKED

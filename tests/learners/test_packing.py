@@ -41,6 +41,18 @@ def test_plan_invariants(seed: int) -> None:
     assert plan == plan_micro_batches(lengths, budget, ranks)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_long_tail_fills_nearly_all_places_of_all_ranks(seed: int, ranks: int) -> None:
+    """A rank that waits in a round for a fuller row counts as padding."""
+    draw = random.Random(seed)
+    lengths = [min(1024, max(8, round(draw.lognormvariate(0, 1.0) * 128))) for _ in range(512)]
+    plan = plan_micro_batches(lengths, 2048, ranks)
+    loads = [[sum(lengths[index] for index in row) for row in rounds] for rounds in plan]
+    places = sum(ranks * max(turn) for turn in zip(*loads, strict=True))
+    assert sum(lengths) / places >= 0.95
+
+
 def test_fewest_rounds_where_the_cut_is_easy() -> None:
     assert len(plan_micro_batches([10] * 16, 40, 2)[0]) == 2
     assert len(plan_micro_batches([10] * 16, 160, 1)[0]) == 1

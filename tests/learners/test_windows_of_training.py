@@ -1,6 +1,7 @@
 """What a training step leaves for a drafter: hidden states of its own forward pass, and the same step as without."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from transformers import AutoModelForCausalLM
 from learners.batch import TrainBatch
 from learners.drafters.settings import CaptureSettings
 from learners.drafters.target import FINAL
+from learners.drafters.windows import Window
 from learners.learner import Learner
 from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, single_rank
+from tests.learners.ranks import CPU, run_ranks, single_rank
 from tests.learners.tiny import random_batch, write_model
 
 EVERYTHING = CaptureSettings(tokens_per_pass=60, window_length=50, dtype="float32")
@@ -28,10 +30,17 @@ def learner(model: str) -> Iterator[Learner]:
         yield make(model)
 
 
-def make(model: str) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1}
-    trainer = TrainerSettings.model_validate(settings)
-    return Learner(model, AlgorithmSettings(), trainer, temperature=1.0, rank=0, world_size=1, device=CPU)
+def make(model: str, rank: int = 0, ranks: int = 1, **trainer: object) -> Learner:
+    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, "ranks": ranks, **trainer}
+    return Learner(
+        model,
+        AlgorithmSettings(),
+        TrainerSettings.model_validate(settings),
+        temperature=1.0,
+        rank=rank,
+        world_size=ranks,
+        device=CPU,
+    )
 
 
 def streamed(learner: Learner, batch: TrainBatch) -> None:
@@ -82,6 +91,25 @@ def test_a_watched_step_is_the_same_step(learner: Learner, model: str) -> None:
     _, watched_weights = learner.snapshot(1)
     _, weights = unwatched.snapshot(1)
     assert all(torch.equal(watched_weights[name], weights[name]) for name in weights)
+
+
+def windows_of(rank: int, ranks: int, model: str) -> list[Window]:
+    learner = make(model, rank, ranks, sequence_parallel=ranks)
+    learner.capture([0, 1], EVERYTHING)
+    learner.step(random_batch())
+    return learner.take_windows()
+
+
+def test_ranks_that_share_rows_leave_the_windows_of_one_rank(model: str, tmp_path: Path) -> None:
+    (alone,) = run_ranks(1, windows_of, model, folder=tmp_path / "1")
+    first, second = run_ranks(2, windows_of, model, folder=tmp_path / "2")
+    assert len(alone) > 6
+    assert second == []
+    for mine, theirs in zip(first, alone, strict=True):
+        assert mine.sequence_id == theirs.sequence_id
+        assert torch.equal(mine.positions, theirs.positions)
+        for layer, states in theirs.hidden.items():
+            torch.testing.assert_close(mine.hidden[layer], states, rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_that_is_not_there_is_refused(learner: Learner) -> None:

@@ -26,6 +26,12 @@ def test_a_cpu_recipe_leaves_gpus_alone() -> None:
     assert place(recipe(device="cpu"), gpus=8).device == "cpu"
 
 
+def test_offloading_needs_a_gpu() -> None:
+    with pytest.raises(SettingError, match=r"trainer\.cpu_offload: .* leave it out"):
+        place(recipe(trainer={"cpu_offload": True}), gpus=0)
+    assert place(recipe(trainer={"cpu_offload": True}), gpus=1).device == "gpu"
+
+
 def test_enough_gpus_are_not_shared() -> None:
     found = place(recipe(rollout={"workers": 2, "tensor_parallel": 2}, trainer={"ranks": 4}), gpus=8)
     assert (found.device, found.engine_gpus, found.rank_gpus, found.transfer) == ("gpu", 2, 1, "nccl")

@@ -78,6 +78,9 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("rollout.group_size=1", "rollout.group_size", "without a group"),
         ("trainer.minibatches=3", "trainer.minibatches", "do not divide"),
         ("trainer.ranks=1000", "trainer.ranks", "1000 ranks share"),
+        ("trainer.sequence_parallel=2", "trainer", "sequence_parallel=2 does not divide ranks=1"),
+        ("trainer.lora.rank=0", "trainer.lora.rank", "greater than or equal to 1"),
+        ("trainer.lora.dropout=0.1", "trainer.lora.dropout", "unknown key"),
         ("trainer.token_budget=64", "trainer.token_budget", "cannot hold one prompt and answer"),
         ("rollout.max_running=4", "rollout.max_running", "less than rollout.group_size"),
         ("algorithm.correction.low=3", "algorithm.correction.low", "lies above"),
@@ -125,6 +128,12 @@ def test_a_bad_setting_is_one_line_that_names_it(recipe_file: Path, override: st
     error = fault(recipe_file, override)
     assert error.setting == setting
     assert says in str(error)
+
+
+def test_ranks_that_share_rows_count_as_one_reader(recipe_file: Path) -> None:
+    answers = ["trainer.prompts_per_step=2", "rollout.group_size=2", "trainer.ranks=8"]
+    assert "8 ranks share 4 answers" in str(fault(recipe_file, *answers))
+    assert load_recipe(str(recipe_file), [*answers, "trainer.sequence_parallel=2"]).trainer.ranks == 8
 
 
 def test_a_missing_setting_is_named(recipe_file: Path) -> None:
