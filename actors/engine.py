@@ -144,6 +144,8 @@ class EngineSettings:
         tied_head_remedy: repack the output head after an update where the backend keeps a packed copy of a tied head.
             Off only in the test that shows what attestation catches.
         speculation: how tokens are drafted ahead; None drafts nothing.
+        batch_invariant: an answer is the same to the bit whatever runs beside it. On a CPU answers are computed one by
+            one for it.
     """
 
     model: str
@@ -160,6 +162,7 @@ class EngineSettings:
     tied_head_remedy: bool = True
     start_timeout_s: float = 600.0
     speculation: SpeculationSettings | None = None
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The learner actor: one rank of the learner group, and rank 0's side of the weight channels.
 
-`step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore` and `save` are collective: the group
-calls them on every rank in the same order. `send` runs in a thread of its own beside the next step: what it sends is a
-snapshot that nothing changes. The learner's own code is imported by `start`: the driver, which makes this actor, needs
-none of it.
+`step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore`, `save`, `begin_checkpoint` and
+`load_checkpoint` are collective: the group calls them on every rank in the same order. `send` and `finish_checkpoint`
+run in threads of their own beside the next step: what they send and write are copies that nothing changes. The
+learner's own code is imported by `start`: the driver, which makes this actor, needs none of it.
 """
 
 import socket
@@ -57,6 +57,8 @@ class LearnerWorker:
         self._drafter: tuple[WeightManifest, Mapping[str, torch.Tensor]] | None = None
         """The drafter's published weights: engines get them through this rank's channels, behind the target's."""
         self._senders: dict[str, WeightSender] = {}
+        self._export: tuple[Path, Mapping[str, torch.Tensor]] | None = None
+        """Where the checkpoint in progress wants the published weights as a model."""
 
     def rendezvous(self) -> tuple[str, int]:
         """Host and a free port at which the ranks may meet (asked of rank 0)."""
@@ -74,13 +76,21 @@ class LearnerWorker:
         temperature: float,
         device: Literal["cpu", "gpu"],
         rendezvous: tuple[str, int],
+        repeat_seed: int | None = None,
     ) -> None:
-        """Join the group and load the model."""
+        """Join the group and load the model.
+
+        Args:
+            repeat_seed: of a learner whose every step repeats to the bit; None where it need not.
+        """
         from transformers import AutoTokenizer
 
+        from learners.determinism import repeat_to_the_bit
         from learners.learner import Learner
         from learners.process_group import join_process_group
 
+        if repeat_seed is not None:
+            repeat_to_the_bit(repeat_seed)
         host, port = rendezvous
         # Ray shows each rank its own GPU alone: it is number 0 there.
         on = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
@@ -178,6 +188,27 @@ class LearnerWorker:
         """Write a Hugging Face checkpoint, atomically."""
         assert self._tokenizer is not None, "start() comes first"
         self.learner.save(folder, self._tokenizer)
+
+    def begin_checkpoint(self, folder: Path, export: Path, version: int) -> None:
+        """Copy the training state, to be written to `folder` beside the next steps: see `Learner.begin_checkpoint`.
+
+        Args:
+            export: where the published weights of `version` are written as a Hugging Face checkpoint meanwhile.
+        """
+        self.learner.begin_checkpoint(folder)
+        self._export = (export, self._published(version)[1]) if self._rank == 0 else None
+
+    def finish_checkpoint(self) -> None:
+        """Until all of the checkpoint is on the disk; one of the `io` threads."""
+        self.learner.finish_checkpoint()
+        export, self._export = self._export, None
+        if export is not None:
+            assert self._tokenizer is not None, "start() comes first"
+            self.learner.export(export[1], export[0], self._tokenizer)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """See `Learner.load_checkpoint`."""
+        self.learner.load_checkpoint(folder)
 
     def shutdown(self) -> None:
         for sender in self._senders.values():

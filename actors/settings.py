@@ -145,6 +145,18 @@ TOLERANCES = {"bfloat16": Tolerance(0.15, 2.0), "float32": Tolerance(0.002, 0.05
 """Rounding alone stays several times below these. A bfloat16 logprob of -8 is itself rounded to 0.03."""
 
 
+class GapAlarmSettings(Section):
+    """When the logprobs of engine and learner, of the same tokens under the same weights, have grown too far apart."""
+
+    limit: float | None = Field(None, gt=0)
+    """Largest mean |engine - learner| that is usual, nats; None goes by `rollout.dtype`, as attestation does."""
+    factor: float = Field(3.0, gt=1)
+    """Too large is also what exceeds this many times its own early median."""
+    patience: int = Field(3, ge=1)
+    """Values in a row beyond the limit before the alarm rings, and within it before it is silent."""
+    action: Literal["warn", "stop"] = "warn"
+
+
 class WeightSyncSettings(Section):
     """How each sync is attested before an engine serves the new weights."""
 
@@ -158,8 +170,8 @@ class WeightSyncSettings(Section):
     """Largest accepted mean |engine - learner| logprob gap on the probe, nats; None goes by `rollout.dtype`."""
     tolerance_max: float | None = Field(None, gt=0)
     """Largest accepted gap on one probe token, nats; None goes by `rollout.dtype`."""
-    alarm_factor: float = Field(3.0, gt=1)
-    """The gap's alarm rings when it exceeds this many times its early median."""
+    gap_alarm: GapAlarmSettings = GapAlarmSettings()
+    """On the gap between engine and learner: of the probe at each sync, and of each step's fresh tokens."""
     timeout_s: float = Field(300.0, gt=0)
     """Deadline of one sync of one engine."""
 

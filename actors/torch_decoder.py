@@ -1,7 +1,8 @@
 """One decoding step of the torch engine: drafts, a forward pass over last tokens and drafts, verification.
 
 Invariants:
-- a step reads each sequence without KV in a pass of its own, and all others, with their drafts, in one ragged batch;
+- a step reads each sequence without KV in a pass of its own, and all others, with their drafts, in one ragged batch
+  (or each by itself, where no answer may feel another);
 - an answer whose KV does not stand is not drafted for in that step;
 - a step without drafts is plain decoding: there is no second path.
 """
@@ -38,9 +39,16 @@ class _Reading:
 class TorchDecoder:
     """See the module's docstring."""
 
-    def __init__(self, model: PreTrainedModel, slots: KvSlots, speculation: Speculation | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, slots: KvSlots, speculation: Speculation | None, *, alone: bool = False
+    ) -> None:
+        """
+        Args:
+            alone: each answer is read in a pass of its own, so that its bits depend on no other.
+        """
         self._model = model
         self._slots = slots
+        self._alone = alone
         self._speculator = Speculator(speculation, model) if speculation is not None else None
         self._layers = speculation.drafter.hidden_layers if speculation is not None else ()
 
@@ -106,10 +114,10 @@ class TorchDecoder:
             if not answer.cached:
                 (readings[i],) = self._forward([answer], [answer.sequence], keep=1)
         cached = [i for i, answer in enumerate(running) if answer.cached]
-        if cached:
-            tokens = [[running[i].sequence[-1], *drafts[i].token_ids] for i in cached]
+        for batch in [[i] for i in cached] if self._alone else [cached] if cached else []:
+            tokens = [[running[i].sequence[-1], *drafts[i].token_ids] for i in batch]
             longest = max(map(len, tokens))
-            readings |= zip(cached, self._forward([running[i] for i in cached], tokens, keep=longest), strict=True)
+            readings |= zip(batch, self._forward([running[i] for i in batch], tokens, keep=longest), strict=True)
         return [readings[i] for i in range(len(running))]
 
     def _forward(self, batch: list[RunningAnswer], tokens: list[list[int]], keep: int) -> list[_Reading]:

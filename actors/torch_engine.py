@@ -6,9 +6,10 @@ Invariants:
 - one step at a time touches the model and the drafter (`_model_lock`); pausing, aborting, updating and scoring happen
   between steps;
 - what a request samples depends on its prompt, its prefix, its seed and the weights alone, up to float rounding in
-  batched sums. That holds with a drafter whose drafts are no draws (`actors.speculation.verification`): the tokens are
-  those without it. Drafts that are drawn take draws of their own from the request's generator: with such a drafter a
-  seed gives other tokens of the same law, which change with the drafter's version and with the draft lengths;
+  batched sums; to the bit with `batch_invariant`, for then nothing is batched. That holds with a drafter whose drafts
+  are no draws (`actors.speculation.verification`): the tokens are those without it. Drafts that are drawn take draws of
+  their own from the request's generator: with such a drafter a seed gives other tokens of the same law, which change
+  with the drafter's version and with the draft lengths;
 - a request's KV is its own, from its first step to its end or to the next pause that asks to recompute it; nothing
   else is kept, so nothing can be stale.
 """
@@ -69,7 +70,7 @@ class TorchEngine:
         torch.set_num_threads(self._settings.threads)
         self._model = await asyncio.to_thread(_load, self._settings)
         slots = KvSlots(self._settings.max_running, self._settings.context_length)
-        self._decoder = TorchDecoder(self._model, slots, self._speculation)
+        self._decoder = TorchDecoder(self._model, slots, self._speculation, alone=self._settings.batch_invariant)
         self._stepper = asyncio.create_task(self._step_for_ever(self._decoder))
         self._stepper.add_done_callback(self._stepper_ended)
 

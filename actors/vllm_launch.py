@@ -86,7 +86,8 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
         max_num_seqs=settings.max_running,
         max_num_batched_tokens=max(_MAX_BATCHED_TOKENS, settings.context_length + _decoded_at_once(settings)),
         tensor_parallel_size=settings.tensor_parallel,
-        enable_prefix_caching=True,
+        # Whether a prompt is found in the cache depends on what ran before, and a part of it rounds otherwise.
+        enable_prefix_caching=not settings.batch_invariant,
         logprobs_mode="processed_logprobs",
         worker_extension_cls=WORKER_EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=f"paceline_{settings.transfer}"),
@@ -99,6 +100,8 @@ def _arguments(settings: EngineSettings, *, on_cpu: bool) -> "AsyncEngineArgs":
     if on_cpu:
         arguments.enforce_eager = True
         arguments.enable_chunked_prefill = False
+        if settings.batch_invariant:  # its kernels for the CPU sum otherwise in another batch
+            arguments.max_num_seqs = 1
         arguments.kv_cache_memory_bytes = int(settings.kv_cache_gib * 2**30)
         arguments.distributed_executor_backend = "uni" if settings.tensor_parallel == 1 else "mp"
     else:
@@ -145,7 +148,10 @@ def speculative_config(speculation: SpeculationSettings) -> dict[str, object]:
 
 
 def _variables(settings: EngineSettings) -> dict[str, str]:
+    on_gpu = settings.transfer == "nccl"
     return {
+        # vLLM's kernels that round the same in every batch; there are none for the CPU.
+        **({"VLLM_BATCH_INVARIANT": "1"} if settings.batch_invariant and on_gpu else {}),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(settings.start_timeout_s)),

@@ -46,3 +46,7 @@ class UnfitError(PolicyError):
 
     def __reduce__(self) -> tuple[type["UnfitError"], tuple[str, str, str]]:
         return type(self), (self.setting, self.reason, self.fix)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message is one line for the user."""

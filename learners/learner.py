@@ -28,7 +28,8 @@ from learners.adapters import WithoutAdapters
 from learners.advantages import asks_critic
 from learners.backend import open_backend
 from learners.batch import TrainBatch, TrainSequence
-from learners.checkpoint import load_sharded, save_sharded
+from learners.checkpoint import load_sharded
+from learners.checkpoint_writer import CheckpointWriter
 from learners.companion import Companion
 from learners.critic.credit import credit_tokens
 from learners.critic.critic import Critic
@@ -123,6 +124,7 @@ class Learner:
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
+        self._writer: CheckpointWriter | None = None
 
     def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
         """From now on, keep windows of these layers' hidden states from the passes that training makes anyway.
@@ -388,15 +390,42 @@ class Learner:
         if problem[0]:
             raise PolicyError(problem[0])
 
-    def save_checkpoint(self, folder: Path) -> None:
-        """Write model, optimizer and step count, whole or not at all; any number of ranks can load it.
+    def export(self, tensors: Mapping[str, Tensor], folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write a snapshot's tensors as `save` writes the policy; rank 0 alone, beside whatever else goes on.
 
         Raises:
-            CheckpointError: on every rank.
-            RuntimeError: a streamed step is half done.
+            PolicyError: it could not be written.
+        """
+        save_policy(self._policy.model, tensors, tokenizer, folder)
+
+    def begin_checkpoint(self, folder: Path) -> None:
+        """Copy model, optimizer and step count, and write the copy beside the next steps, whole or not at all.
+
+        Any number of ranks can load it. The last write has ended when this returns.
+
+        Raises:
+            CheckpointError: on every rank, where the last write failed.
+            RuntimeError: a streamed step is half done, or the weights are perturbed.
         """
         self._expect_between_steps("a checkpoint")
-        save_sharded(self._training_state(), folder)
+        self._expect_true_weights("a checkpoint")
+        if self._writer is None:
+            self._writer = CheckpointWriter(self._trainer.step_timeout_s)
+        self._writer.begin(self._training_state(), folder)
+
+    def finish_checkpoint(self) -> None:
+        """Until the checkpoint that was begun is on the disk; another thread may wait while this one trains.
+
+        Raises:
+            CheckpointError: on every rank, where it could not be written.
+        """
+        if self._writer is not None:
+            self._writer.finish()
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """The same, and wait for it."""
+        self.begin_checkpoint(folder)
+        self.finish_checkpoint()
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from a checkpoint as if there had been no break.

@@ -61,5 +61,9 @@ class TokenStatistics:
     def total(self, name: str) -> float:
         return self._sums.get(name, (0.0, 0.0))[0]
 
+    def count(self, name: str) -> float:
+        """Tokens for which it was recorded."""
+        return self._sums.get(name, (0.0, 0.0))[1]
+
     def maximum(self, name: str) -> float:
         return self._tops[name] if self._sums.get(name, (0.0, 0.0))[1] else 0.0

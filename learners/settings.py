@@ -225,7 +225,9 @@ class TrainerSettings(Section):
     threads: int | None = Field(None, ge=1)
     """CPU threads of each rank; None divides the machine's cores among the actors."""
     checkpoint_every: int = Field(0, ge=0)
-    """Steps between checkpoints, each a Hugging Face model; 0 writes the final model alone."""
+    """Steps between checkpoints, from which a run resumes, each with a Hugging Face model; 0 writes none."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of them can be resumed from at a time; of older ones the model stays."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """Deadline of one optimizer step, collectives included."""
 

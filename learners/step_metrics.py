@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from learners.by_sequence import sequence_sum
 from learners.meter import TokenMeter, TokenStatistics
 from learners.micro_batch import MicroBatch
 
@@ -45,6 +46,9 @@ def record(
         # k3 estimate of KL(engine || learner) from the engine's samples (Schulman, "Approximating KL
         # divergence").
         meter.add("engine_gap_kl", gap.exp() - 1 - gap)
+        # Behind an older token a fresh one may have read keys and values of the older weights (`kv_policy: keep`).
+        unmixed = sequence_sum(stale.to(micro.behaviour.dtype), micro.sequence) == 0
+        meter.add("engine_gap_unmixed", (start - micro.behaviour)[unmixed].abs())
 
 
 def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, float]:
@@ -53,6 +57,9 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
     Does staleness hurt? `policy_gap_stale` is the mean |learner's logprob at the start of the batch - behaviour's| of
     tokens sampled by older weights, to be held against `engine_gap`, the same of fresh tokens; `correction_ess` is
     the share of the batch's tokens that is left after weighing, 1 where all weigh the same.
+
+    Do engine and learner compute the same? `engine_gap_unmixed` is the gap of answers without any older token: the
+    only tokens for which both read the same weights all along. `engine_gap_unmixed_tokens` of them could be compared.
 
     Args:
         statistics: of `record`, and of `loss`, each rank's share of it for each optimizer step.
@@ -75,6 +82,8 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
         "engine_gap": statistics.mean("engine_gap"),
         "engine_gap_max": statistics.maximum("engine_gap"),
         "engine_gap_kl": statistics.mean("engine_gap_kl"),
+        "engine_gap_unmixed": statistics.mean("engine_gap_unmixed"),
+        "engine_gap_unmixed_tokens": statistics.count("engine_gap_unmixed"),
         "policy_gap_stale": statistics.mean("policy_gap_stale"),
         "policy_gap_stale_max": statistics.maximum("policy_gap_stale"),
         "stale_fraction": statistics.mean("stale"),

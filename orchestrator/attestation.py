@@ -1,4 +1,4 @@
-"""Does an engine hold the weights that the learner sent? Two pure judgements, and the alarm on the gap between them.
+"""Does an engine hold the weights that the learner sent? Two pure judgements.
 
 1. Checksums: what arrived equals what was sent, tensor by tensor. Catches a damaged or incomplete transfer.
 2. Probe: the engine's logprobs of a fixed sequence equal the learner's own forward within a tolerance. Catches what a
@@ -9,7 +9,7 @@ A small update hides inside the probe's tolerance, therefore the run opens with 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 
 from actors.rollout import Arrival
 from actors.settings import Tolerance
@@ -73,27 +73,3 @@ def judge(truth: WeightTruth, arrival: Arrival, tolerance: Tolerance) -> Verdict
 def _named(tensors: Sequence[str]) -> str:
     more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
     return ", ".join(tensors[:SHOWN]) + more
-
-
-class GapAlarm:
-    """Rings when the gap between engine and learner has grown: above `factor` times the median of its early values.
-
-    Args:
-        factor: how much growth is too much.
-        floor: a gap below this never rings (nats).
-        early: values that set the scale.
-    """
-
-    def __init__(self, factor: float, *, floor: float = 0.01, early: int = 5) -> None:
-        self._factor, self._floor, self._early = factor, floor, early
-        self._first: list[float] = []
-
-    def observe(self, gap: float) -> str | None:
-        """Take the next gap; one line of warning if it is too large, else None."""
-        if len(self._first) < self._early:
-            self._first.append(gap)
-            return None
-        limit = max(self._floor, self._factor * median(self._first))
-        if gap <= limit:
-            return None
-        return f"engine and learner drift apart: logprob gap {gap:.3g} nats, above {limit:.3g}"

@@ -50,6 +50,26 @@ def train(
 
 
 @app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that broke off, or of one that shall go on longer.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the newest.")] = None,
+) -> None:
+    """Go on with a run from its last checkpoint, as if there had been no break."""
+    from orchestrator.progress import Progress
+    from orchestrator.report import print_result
+    from orchestrator.resume import find_resumption
+    from orchestrator.run import run_recipe
+
+    resumption = find_resumption(run, overrides or [], step)
+    with Progress(f"paceline resume {run}") as progress:
+        folder = run_recipe(resumption.recipe, progress, resumption)
+        status = print_result(folder, progress)
+    if status == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, also of one that failed or still goes on.")],
 ) -> None:

@@ -42,6 +42,9 @@ class RaySettings(Section):
 class Recipe(Section):
     name: str
     seed: int = 0
+    deterministic: bool = False
+    """Two runs of this recipe on machines of one kind, or a run and its resumed half, make the same bits. Synchronous
+    runs alone; slower, because no answer may feel what is computed beside it."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     model: str
     """Folder or Hugging Face id of a causal LM; `starter` makes and caches the small model of the quickstart."""

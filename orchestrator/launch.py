@@ -22,6 +22,7 @@ from actors.engine import EngineSettings
 from actors.learner import LearnerWorker
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
+from actors.settings import RolloutSettings
 from actors.speculation.settings import SpeculationSettings
 from orchestrator.config import Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
@@ -127,6 +128,7 @@ async def _start_actors(
                 temperature=recipe.rollout.temperature,
                 device=prepared.placement.device,
                 rendezvous=rendezvous,
+                repeat_seed=recipe.seed if recipe.deterministic else None,
             )
             for rank in ranks
         ],
@@ -139,7 +141,14 @@ async def _start_actors(
     links = [WorkerLink(name, actor) for name, actor in rollout.items()]
     learners = LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s)
     drafter = await _start_drafter_trainer(recipe, prepared, learners, started)
-    return Actors(RolloutFleet(links, recipe.rollout, listener=listener), rewards, learners, spawn_rollout, drafter)
+    fleet = RolloutFleet(links, _fleet_settings(recipe, prepared), listener=listener)
+    return Actors(fleet, rewards, learners, spawn_rollout, drafter)
+
+
+def _fleet_settings(recipe: Recipe, prepared: Prepared) -> RolloutSettings:
+    """What the fleet goes by: answers that an engine would only queue wait in the fleet, where no deadline runs."""
+    alone = recipe.deterministic and recipe.rollout.engine == "vllm" and prepared.placement.device == "cpu"
+    return recipe.rollout.model_copy(update={"max_running": 1}) if alone else recipe.rollout
 
 
 async def _start_drafter_trainer(
@@ -196,6 +205,7 @@ def _rollout_spawner(recipe: Recipe, prepared: Prepared) -> Callable[[str], Acto
         transfer=placement.transfer,
         start_timeout_s=rollout.start_timeout_s,
         speculation=_speculation(recipe, prepared),
+        batch_invariant=recipe.deterministic,
     )
     options = {"num_cpus": 1, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
     return lambda name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings)
@@ -225,7 +235,8 @@ def _speculation(recipe: Recipe, prepared: Prepared) -> SpeculationSettings | No
 
 def _learner_actors(recipe: Recipe, placement: Placement) -> list[ActorHandle]:
     world_size = recipe.trainer.ranks
-    threads = recipe.trainer.threads or max(1, (os.cpu_count() or 1) // (world_size + recipe.rollout.workers))
+    share = max(1, (os.cpu_count() or 1) // (world_size + recipe.rollout.workers))
+    threads = recipe.trainer.threads or (1 if recipe.deterministic else share)
     options = {
         "num_cpus": 1,
         "num_gpus": placement.rank_gpus,

@@ -19,7 +19,7 @@ from actors.engine import ChannelAddress, WeightStream
 from actors.learner import WindowParcel
 from learners.batch import TrainBatch, TrainSequence
 from learners.drafters.settings import CaptureSettings
-from learners.errors import PolicyError, TrainingStopError
+from learners.errors import CheckpointError, PolicyError, TrainingStopError
 from learners.weights import WeightTruth
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError
@@ -92,6 +92,20 @@ class LearnerGroup:
         """Write the model as a Hugging Face checkpoint; what cannot be written whole is not there."""
         await self._collective("writing the model", [rank.save.remote(folder) for rank in self._ranks])
 
+    async def begin_checkpoint(self, folder: Path, export: Path, version: int) -> None:
+        """Copy the training state; it is written to `folder`, and the published `version` to `export`, from now on."""
+        calls = [rank.begin_checkpoint.remote(folder, export, version) for rank in self._ranks]
+        await self._collective("the checkpoint", calls)
+
+    async def finish_checkpoint(self) -> None:
+        """Until the checkpoint that was begun is on the disk; may be awaited beside training."""
+        ranks = range(len(self._ranks))
+        await self._collective("the checkpoint", [self._io("finish_checkpoint", rank=rank) for rank in ranks])
+
+    async def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what a checkpoint holds."""
+        await self._collective("loading the checkpoint", [rank.load_checkpoint.remote(folder) for rank in self._ranks])
+
     async def open_sender(self, engine: str, backend: str, workers: int, timeout_s: float) -> ChannelAddress:
         call = self._io("open_sender", engine, backend, workers, timeout_s)
         return await within(timeout_s, call, f"weight channel of {engine}")
@@ -128,8 +142,8 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
 
-    def _io(self, verb: str, *args: object) -> "ray.ObjectRef":
-        return getattr(self._ranks[0], verb).options(concurrency_group="io").remote(*args)
+    def _io(self, verb: str, *args: object, rank: int = 0) -> "ray.ObjectRef":
+        return getattr(self._ranks[rank], verb).options(concurrency_group="io").remote(*args)
 
     async def _collective(self, what: str, calls: Sequence[Awaitable[T]]) -> list[T]:
         try:
@@ -140,6 +154,8 @@ class LearnerGroup:
                 raise RunError(str(cause), "free some space or set run_dir to another disk") from error
             if isinstance(cause, TrainingStopError):
                 raise RunError(str(cause), cause.fix) from error
+            if isinstance(cause, CheckpointError):
+                raise RunError(str(cause), "free some space, or resume from another checkpoint") from error
             last = str(cause).strip().splitlines() or [""]
             reason = f"{what} failed: {type(cause).__name__}: {last[0]}"
             raise RunError(reason, "the learner's log lies in Ray's session folder") from error

@@ -295,6 +295,23 @@ def sampling_keeps_the_vocabulary(recipe: Recipe) -> SettingError | None:
     )
 
 
+def what_repeats_waits_for_nobody(recipe: Recipe) -> SettingError | None:
+    """A result that depends on what finishes first cannot repeat."""
+    if not recipe.deterministic:
+        return None
+    rollout, by_the_clock = recipe.rollout, "lets what finishes first decide what is trained on"
+    chance = (
+        (rollout.max_staleness > 0, "rollout.max_staleness", f"{rollout.max_staleness} {by_the_clock}", "set it to 0"),
+        (rollout.over_sampling is not None, "rollout.over_sampling", by_the_clock, "leave it out"),
+        (recipe.trainer.stream, "trainer.stream", f"true {by_the_clock} first", "set it to false"),
+        (recipe.speculation is not None, "speculation", "drafts change with the batch and the clock", "set it to off"),
+    )
+    for found, setting, reason, fix in chance:
+        if found:
+            return SettingError(setting, f"{reason}, and deterministic=true wants bits that repeat", fix)
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     parts_are_registered,
     parts_take_their_options,
@@ -316,6 +333,7 @@ RULES: tuple[Rule, ...] = (
     kv_band_is_ordered,
     correction_bounds_are_ordered,
     sampling_keeps_the_vocabulary,
+    what_repeats_waits_for_nobody,
 )
 
 

@@ -18,16 +18,19 @@ from pathlib import Path
 
 from actors.engine import Sampling
 from learners.batch import TrainBatch
+from learners.weights import WeightTruth
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
 from orchestrator.anchors import Anchors
 from orchestrator.batch_builder import BatchBuilder
+from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.config import Recipe
 from orchestrator.drafting.prepare import prepare_drafter
 from orchestrator.drafting.speculation import Speculation
 from orchestrator.errors import PacelineError, SettingError
 from orchestrator.evaluate import Evaluator
+from orchestrator.gap_watch import GapWatch, fresh_gap
 from orchestrator.group_plan import GroupPlan, plan_of
 from orchestrator.launch import Actors, launched, speculates
 from orchestrator.policies.dispatch import Dispatcher
@@ -40,9 +43,11 @@ from orchestrator.probes import ProbePlan
 from orchestrator.progress import Progress
 from orchestrator.recipe import dump_recipe
 from orchestrator.recruiter import Recruiter
+from orchestrator.resume import Resumption, check_weights
 from orchestrator.rollout_plane import RolloutPlane
 from orchestrator.run_directory import RunDirectory
 from orchestrator.run_log import RunLog
+from orchestrator.run_state import RunMemory, Spent
 from orchestrator.sampling import sampling_of
 from orchestrator.summary import Status, summarise
 from orchestrator.trackers import open_trackers
@@ -67,31 +72,52 @@ class Run:
     directory: RunDirectory
     log: RunLog
     progress: Progress
+    watch: GapWatch
+    memory: RunMemory
+    checkpoints: Checkpoints
+    resumed: Checkpoint | None = None
 
 
 async def train(run: Run) -> None:
     """The driver: attest the engines, then batch by batch until the last step."""
-    run.progress.phase("sync drill: a visible perturbation is sent, attested, taken back, attested again")
-    await run.bus.open()
-    await run.bus.drill()
-    await evaluate(run, step=0)
-
+    first = await begin(run)
     run.progress.phase("training")
     run.activity.begin()
-    for version in range(run.recipe.trainer.steps):
+    for version in range(first, run.recipe.trainer.steps):
         groups, batch, metrics = await learn(run, version)
         with run.activity.learner("publishes", f"version {version + 1}"):
-            run.bus.publish(await run.bus.snapshot(version + 1))
+            truth = await run.bus.snapshot(version + 1)
+            run.bus.publish(truth)
         if run.speculation is not None:
             await run.speculation.stepped()
         run.log.trained(version + 1, groups, batch, metrics, run.activity.lap())
-        await between_steps(run, version + 1)
+        run.watch.observe(fresh_gap(metrics))
+        await between_steps(run, truth)
     await run.bus.settle()
+    await run.checkpoints.settle()
     run.activity.end()
     await evaluate(run, step=run.recipe.trainer.steps)
     await save(run, run.directory.model)
     if run.speculation is not None:
         await run.speculation.save(run.directory.drafter)
+
+
+async def begin(run: Run) -> int:
+    """Bring everybody to the first step, or to where the run broke off; returns the steps made so far."""
+    resumed = run.resumed
+    if resumed is not None:
+        run.progress.phase(f"going on from {resumed.path}")
+        run.memory.restore(resumed.state)
+        await run.actors.learners.load_checkpoint(resumed.learner)
+        check_weights(resumed, await run.bus.snapshot(resumed.state.step))
+        run.checkpoints.forget_after(resumed.state.step)
+        run.directory.set_aside()
+    run.progress.phase("sync drill: a visible perturbation is sent, attested, taken back, attested again")
+    await run.bus.open()
+    await run.bus.drill(0 if resumed is None else resumed.state.step)
+    if resumed is None:
+        await evaluate(run, step=0)
+    return 0 if resumed is None else resumed.state.step
 
 
 async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, dict[str, float]]:
@@ -115,15 +141,16 @@ async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, 
                 return groups, step.batch, metrics
 
 
-async def between_steps(run: Run, step: int) -> None:
-    """Evaluate and write checkpoints where the recipe asks for it; the last step is left to the end of the run."""
-    if step == run.recipe.trainer.steps:
-        return
-    if _falls_on(run.recipe.eval.every, step):
+async def between_steps(run: Run, truth: WeightTruth) -> None:
+    """Evaluate and write checkpoints where the recipe asks for it; the end of the run evaluates for itself."""
+    step = truth.manifest.version
+    run.checkpoints.check()
+    if _falls_on(run.recipe.eval.every, step) and step < run.recipe.trainer.steps:
         await run.bus.settle()
         await evaluate(run, step)
     if _falls_on(run.recipe.trainer.checkpoint_every, step):
-        await save(run, run.directory.checkpoint(step))
+        with run.activity.learner("saves"):
+            await run.checkpoints.write(run.memory.state(truth))
 
 
 async def evaluate(run: Run, step: int) -> None:
@@ -160,7 +187,14 @@ def stopped_by_signals(task: "asyncio.Task[object]") -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, log: RunLog, progress: Progress) -> None:
+async def conduct(
+    recipe: Recipe,
+    prepared: Prepared,
+    directory: RunDirectory,
+    log: RunLog,
+    progress: Progress,
+    resumed: Checkpoint | None,
+) -> None:
     """Start the actors, put the parts together, train, and write the summary, however it ends."""
     started = time.perf_counter()
     status: Status = "failed"
@@ -172,7 +206,7 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
         with stopped_by_signals(task):
             progress.phase("starting Ray, the engines, the learner and the reward workers")
             async with launched(recipe, prepared, log) as actors:
-                run = assemble(recipe, prepared, actors, directory, log, progress)
+                run = assemble(recipe, prepared, actors, directory, log, progress, started, resumed)
                 async with at_work(run):
                     await train(run)
                     status = "completed"
@@ -183,13 +217,14 @@ async def conduct(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
         raise
     finally:
         idle = run.activity.idle_fractions() if run else {}
+        spent = run.memory.spent if run else Spent(time.perf_counter() - started)
         summary = summarise(
             log.tally,
             status=status,
             reason=reason,
-            wall_s=time.perf_counter() - started,
-            train_s=run.activity.train_s if run else 0.0,
-            tokens_generated=run.actors.fleet.tokens if run else 0,
+            wall_s=spent.wall_s,
+            train_s=spent.train_s,
+            tokens_generated=spent.tokens,
             prompts=run.dispatcher.ledger.counts() if run else Ledger().counts(),
             idle_fraction=idle,
             meter=log.meter,
@@ -221,12 +256,20 @@ async def at_work(run: Run) -> AsyncIterator[None]:
             await run.speculation.close()
         await run.bus.close()
         await run.plane.close()
+        await run.checkpoints.close()
 
 
 def assemble(
-    recipe: Recipe, prepared: Prepared, actors: Actors, directory: RunDirectory, log: RunLog, progress: Progress
+    recipe: Recipe,
+    prepared: Prepared,
+    actors: Actors,
+    directory: RunDirectory,
+    log: RunLog,
+    progress: Progress,
+    started: float,
+    resumed: Checkpoint | None,
 ) -> Run:
-    """Put the parts of a run together."""
+    """Put the parts of a run together, which began at `started`, seconds of the performance counter."""
     rollout, group_plan = recipe.rollout, plan_of(recipe)
     common = Sampling(
         max_tokens=rollout.max_response_tokens,
@@ -251,12 +294,13 @@ def assemble(
         probes=probes_of(recipe, prepared, common),
         anchors=anchors_of(recipe, prepared),
     )
+    tolerance = recipe.weight_sync.tolerance(rollout.dtype)
     bus = WeightBus(
         actors.learners,
         actors.fleet,
         recipe.weight_sync,
         rollout,
-        tolerance=recipe.weight_sync.tolerance(rollout.dtype),
+        tolerance=tolerance,
         backend=prepared.placement.transfer,
         probe_ids=prepared.probe(recipe.weight_sync.probe_tokens),
         listener=log,
@@ -280,8 +324,28 @@ def assemble(
         part_of=group_plan.part,
         budgets=(*(rollout.probes.at or ()), rollout.max_response_tokens) if rollout.probes else (),
     )
+    watch = GapWatch(recipe.weight_sync.gap_alarm, "freshly sampled tokens", limit=tolerance.mean, warned=log.warned)
+
+    def spent() -> Spent:
+        return Spent(time.perf_counter() - started, activity.train_s, actors.fleet.tokens)
+
     return Run(
-        recipe, actors, dispatcher, plane, batches, bus, speculation, evaluator, activity, directory, log, progress
+        recipe,
+        actors,
+        dispatcher,
+        plane,
+        batches,
+        bus,
+        speculation,
+        evaluator,
+        activity,
+        directory,
+        log,
+        progress,
+        watch,
+        RunMemory(dispatcher, batches.norm, watch, log, directory, spent),
+        Checkpoints(directory.checkpoints, recipe, actors.learners, None if speculation is None else speculation.save),
+        resumed,
     )
 
 
@@ -313,8 +377,11 @@ def anchors_of(recipe: Recipe, prepared: Prepared) -> Anchors | None:
     return Anchors(settings, encode, most_tokens=recipe.rollout.max_response_tokens)
 
 
-def run_recipe(recipe: Recipe, progress: Progress) -> Path:
+def run_recipe(recipe: Recipe, progress: Progress, resumption: Resumption | None = None) -> Path:
     """Prepare, train, and leave a run directory with a summary, however the run ends.
+
+    Args:
+        resumption: of the run that goes on; None begins one.
 
     Returns: the run directory; its summary.json says how the run ended (`completed` or `interrupted`).
 
@@ -323,14 +390,22 @@ def run_recipe(recipe: Recipe, progress: Progress) -> Path:
         RunError: the run had to stop; its summary says `failed` and why.
     """
     prepared = prepare(recipe, progress)
-    path = Path(recipe.run_dir or f"runs/{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    check_disk(path, prepared.model)
-    directory = RunDirectory(path, dump_recipe(recipe))
-    trackers = open_trackers(recipe.tracking, directory.path, recipe.name, recipe.model_dump(mode="json"))
-    log = RunLog(directory, progress, trackers, recipe, decode=prepared.decode)
-    prepared = replace(prepared, drafter=first_drafter(recipe, prepared, directory, log))
+    checkpoint = None if resumption is None else resumption.checkpoint
+    if resumption is None:
+        path = Path(recipe.run_dir or f"runs/{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        check_disk(path, prepared.model)
+        directory = RunDirectory(path, dump_recipe(recipe))
+    else:
+        prepared.source.restore(resumption.checkpoint.state.dispatch.source)  # refuses other data
+        directory = RunDirectory(resumption.folder, dump_recipe(recipe), since=resumption.checkpoint.state.marks)
+    step = None if resumption is None else resumption.step
+    config = recipe.model_dump(mode="json")
+    trackers = open_trackers(recipe.tracking, directory.path, recipe.name, config, resumed=step)
+    log = RunLog(directory, progress, trackers, recipe, decode=prepared.decode, resumed=step)
+    drafter = None if checkpoint is None else checkpoint.drafter
+    prepared = replace(prepared, drafter=drafter or first_drafter(recipe, prepared, directory, log))
     try:
-        asyncio.run(conduct(recipe, prepared, directory, log, progress))
+        asyncio.run(conduct(recipe, prepared, directory, log, progress, checkpoint))
     finally:
         progress.phase("drawing the trace")
         directory.trace(trace_of(read_lineage(directory.path)))
@@ -346,6 +421,8 @@ def first_drafter(recipe: Recipe, prepared: Prepared, directory: RunDirectory, l
     if recipe.speculation is None:
         return None
     folder, dtype = directory.first_drafter, recipe.rollout.dtype
+    if folder.exists():  # of the run that goes on
+        return folder
     try:
         return prepare_drafter(recipe.speculation, prepared.model, prepared.tokenizer, folder, dtype)
     except SettingError as error:

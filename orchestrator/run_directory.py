@@ -1,15 +1,20 @@
 """The folder that a run leaves behind, and the only module that knows its layout.
 
-Invariant: it is made once, for this run; a folder that exists already is refused. Files that are read as a whole
-(summary.json, trace.json) appear complete or not at all; the .jsonl files hold whole lines at any time. A disk that
-refuses to take more ends the run with one line.
+Invariants: it is made once, for this run; a folder that exists already is refused, unless the run goes on in it from a
+checkpoint: then what its logs hold beyond the checkpoint's marks is taken off, because it will happen again. One
+process at a time writes in it. Files that are read as a whole (config.yaml, summary.json, trace.json) appear complete
+or not at all; the .jsonl files hold whole lines at any time. A disk that refuses to take more ends the run with one
+line.
 """
 
+import fcntl
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -17,36 +22,44 @@ from orchestrator.errors import RunError, SettingError
 
 MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
 """Where a finished run has them."""
+CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class LogMarks:
+    """Length of the logs when a checkpoint was made, bytes."""
+
+    metrics: int
+    events: int
 
 
 class RunDirectory:
     """Args:
     path: the folder to make.
     config: the resolved recipe as YAML.
+    since: go on in a folder that exists, from this point of its logs.
 
     Raises:
-        SettingError: it exists already or cannot be made.
+        SettingError: it exists already or cannot be made; or it is to go on and cannot, because another process writes
+            in it or its logs end before the point.
     """
 
-    def __init__(self, path: Path, config: str) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=False)
-        except FileExistsError:
-            raise SettingError(
-                "run_dir", f"{path} exists already and is never overwritten", "choose another run_dir or move it away"
-            ) from None
-        except OSError as error:
-            raise SettingError("run_dir", f"{path}: {error.strerror}", "choose a folder that can be written") from None
-        self.path = path.resolve()
-        (self.path / "config.yaml").write_text(config, encoding="utf-8")
-        (self.path / "samples").mkdir()
-        self._metrics = self._open("metrics.jsonl")
-        self._events = self._open("events.jsonl")
+    def __init__(self, path: Path, config: str, *, since: LogMarks | None = None) -> None:
+        if since is None:
+            _make(path)
+        self.path, self._made_now = path.resolve(), since is None
+        self._metrics = self._open(METRICS)
+        self._events = self._open(EVENTS)
+        self._claim()
+        if since is not None:
+            _cut_back({self._metrics: since.metrics, self._events: since.events})
+        self._whole(CONFIG, config.rstrip("\n"))
 
     def discard(self) -> None:
-        """Take the folder away: the run does not begin."""
+        """Take the folder away: the run does not begin. One that would have gone on keeps what it has."""
         self.close()
-        shutil.rmtree(self.path)
+        if self._made_now:
+            shutil.rmtree(self.path)
 
     @property
     def model(self) -> Path:
@@ -63,8 +76,22 @@ class RunDirectory:
         """The drafter with which the run begins."""
         return self.path / "drafter" / "first"
 
-    def checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step:06d}"
+    @property
+    def checkpoints(self) -> Path:
+        """What the run can be resumed from; see `orchestrator.checkpoints`."""
+        return self.path / "checkpoints"
+
+    def set_aside(self) -> None:
+        """What the end of the run wrote before it went on: it will end again."""
+        for end in (self.model, self.drafter):
+            if end.exists():
+                number = next(n for n in itertools.count(1) if not end.with_name(f"{end.name}.{n}").exists())
+                end.rename(end.with_name(f"{end.name}.{number}"))
+
+    def marks(self) -> LogMarks:
+        """The logs' length now; up to there they outlive a crash of the machine."""
+        with _disk_errors(self.path):
+            return LogMarks(_length_on_disk(self._metrics), _length_on_disk(self._events))
 
     def metrics(self, row: Mapping[str, object]) -> None:
         with _disk_errors(self.path):
@@ -99,7 +126,47 @@ class RunDirectory:
         self._events.close()
 
     def _open(self, name: str) -> TextIO:
-        return (self.path / name).open("w", encoding="utf-8", buffering=1)
+        try:
+            return (self.path / name).open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise SettingError("run_dir", f"{self.path / name}: {error.strerror}", "mend the folder") from None
+
+    def _claim(self) -> None:
+        """The lock goes with the process, however that ends."""
+        try:
+            fcntl.flock(self._events, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise SettingError("run_dir", f"{self.path} is at work in another process", "stop that run first") from None
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=False)
+        (path / "samples").mkdir()
+    except FileExistsError:
+        raise SettingError(
+            "run_dir",
+            f"{path} exists already and is never overwritten",
+            "choose another run_dir, move it away, or go on with it by `paceline resume`",
+        ) from None
+    except OSError as error:
+        raise SettingError("run_dir", f"{path}: {error.strerror}", "choose a folder that can be written") from None
+
+
+def _cut_back(lengths: Mapping[TextIO, int]) -> None:
+    """Raises: SettingError: a file is shorter; all are as they were."""
+    for file, length in lengths.items():
+        if os.fstat(file.fileno()).st_size < length:
+            raise SettingError("RUN", f"{file.name} is shorter than its checkpoint says", "resume from an older --step")
+    for file, length in lengths.items():
+        os.ftruncate(file.fileno(), length)
+
+
+def _length_on_disk(file: TextIO) -> int:
+    file.flush()
+    os.fsync(file.fileno())
+    return os.fstat(file.fileno()).st_size
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from actors.trajectory import Leg, Trajectory
 from learners.batch import TrainBatch
 from orchestrator.activity import Lap, LearnerDoes
 from orchestrator.config import Recipe
-from orchestrator.drafting.meter import SpeculationMeter, by_phase
+from orchestrator.drafting.meter import DraftCounts, SpeculationMeter, by_phase
 from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
 from orchestrator.group_plan import plan_of
@@ -31,6 +31,15 @@ from rewards.response import Score
 Decode = Callable[[Sequence[int]], str]
 
 
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """What a run log adds up over the run: for a checkpoint."""
+
+    tally: Tally
+    length_bias: LengthBias
+    drafted: DraftCounts
+
+
 @dataclass(slots=True)
 class _Lengths:
     """Lengths of a group's answers in its present attempt, tokens, and whether they were cut."""
@@ -41,6 +50,7 @@ class _Lengths:
 
 class RunLog:
     """Args:
+    resumed: the step after which the run goes on; None where it begins.
     clock: seconds since the epoch, for events.
     """
 
@@ -52,6 +62,7 @@ class RunLog:
         recipe: Recipe,
         *,
         decode: Decode,
+        resumed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory, self._progress, self._trackers = directory, progress, trackers
@@ -65,7 +76,19 @@ class RunLog:
         """When the learner trained since its last step, seconds since the epoch."""
         self.tally = Tally()
         self.meter = SpeculationMeter()
-        self._event("run_started", **_facts(recipe))
+        if resumed is None:
+            self._event("run_started", **_facts(recipe))
+        else:
+            self._event("run_resumed", step=resumed, **_facts(recipe))
+
+    def state(self) -> LogState:
+        """What `restore` needs; to be read at once, for it goes on changing."""
+        return LogState(self.tally, self._length_bias, self.meter.counts)
+
+    def restore(self, state: LogState) -> None:
+        """Add to what the run had added up when it broke."""
+        self.tally, self._length_bias = state.tally, state.length_bias
+        self.meter.counts = state.drafted
 
     # --- groups -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Experiment trackers beside the run's own metrics.jsonl: Weights & Biases and TensorBoard, on request."""
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,15 @@ class WandbTracker:
             raise SettingError("tracking.wandb", "wandb is not installed", "pip install wandb") from None
         quiet = wandb.Settings(silent=True)
         try:
-            self._run = wandb.init(project=project, name=name, dir=str(folder), config=config, settings=quiet)
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(folder),
+                config=config,
+                settings=quiet,
+                id=_own_id(folder / "wandb" / "run-id"),
+                resume="allow",
+            )
         except (wandb.Error, OSError) as error:
             fix = "run `wandb login` or set WANDB_MODE=offline"
             raise SettingError("tracking.wandb", str(error).splitlines()[0], fix) from None
@@ -36,16 +45,25 @@ class WandbTracker:
         self._run.finish()
 
 
-class TensorBoardTracker:
-    """Writes event files to <run>/tensorboard."""
+def _own_id(file: Path) -> str:
+    """The same in every process that goes on with the run."""
+    if not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
-    def __init__(self, folder: Path) -> None:
+
+class TensorBoardTracker:
+    """Writes event files to <run>/tensorboard. `resumed`: what it holds of later steps is hidden, and comes again."""
+
+    def __init__(self, folder: Path, resumed: int | None = None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             fix = "pip install tensorboard"
             raise SettingError("tracking.tensorboard", "tensorboard is not installed", fix) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        purge = None if resumed is None else resumed + 1
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -55,8 +73,13 @@ class TensorBoardTracker:
         self._writer.close()
 
 
-def open_trackers(settings: TrackingSettings, folder: Path, name: str, config: dict[str, object]) -> list[Tracker]:
+def open_trackers(
+    settings: TrackingSettings, folder: Path, name: str, config: dict[str, object], *, resumed: int | None = None
+) -> list[Tracker]:
     """The trackers that the recipe asks for.
+
+    Args:
+        resumed: the step after which the run goes on; None where it begins.
 
     Raises:
         SettingError: one of them is not installed or cannot log in.
@@ -65,5 +88,5 @@ def open_trackers(settings: TrackingSettings, folder: Path, name: str, config: d
     if settings.wandb:
         trackers.append(WandbTracker(folder, settings.project, name, config))
     if settings.tensorboard:
-        trackers.append(TensorBoardTracker(folder))
+        trackers.append(TensorBoardTracker(folder, resumed))
     return trackers

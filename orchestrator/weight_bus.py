@@ -26,9 +26,10 @@ from actors.engine import WeightStream
 from actors.rollout import Arrival, DrafterArrival
 from actors.settings import RolloutSettings, Tolerance, WeightSyncSettings
 from learners.weights import WeightTruth
-from orchestrator.attestation import GapAlarm, ProbeGap, judge, probe_gap
+from orchestrator.attestation import ProbeGap, judge, probe_gap
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.errors import RunError, last_line
+from orchestrator.gap_watch import GapWatch
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.rollout_fleet import RolloutFleet
 from orchestrator.worker_link import WorkerLink
@@ -94,7 +95,7 @@ class WeightBus:
         self._learners, self._fleet, self._settings, self._rollout = learners, fleet, settings, rollout
         self._tolerance, self._backend, self._probe_ids = tolerance, backend, tuple(probe_ids)
         self._listener, self._broken = listener, broken
-        self._alarm = GapAlarm(settings.alarm_factor)
+        self._watch = GapWatch(settings.gap_alarm, "the probe", limit=tolerance.mean, warned=listener.warned)
         self._drilled = False
         self._newest: WeightTruth | None = None
         self._carried: Counter[int] = Counter()
@@ -114,13 +115,16 @@ class WeightBus:
         links = [member.link for member in self._fleet.members]
         await all_within(2 * self._settings.timeout_s, [self._open_channel(link) for link in links], "weight channels")
 
-    async def drill(self) -> None:
+    async def drill(self, version: int = 0) -> None:
         """Before the first prompt: send a visible perturbation, attest it, take it back, attest again.
+
+        Args:
+            version: of the learner's weights: the steps that it has made.
 
         Raises:
             RunError: an engine did not follow, or the perturbation was too small to be seen.
         """
-        plain = await self.snapshot(0)
+        plain = await self.snapshot(version)
         if self._settings.drill:
             await self._learners.perturb(DRILL_SEED, self._settings.drill_scale)
             shaken = await self.snapshot(DRILL_VERSION)
@@ -132,7 +136,7 @@ class WeightBus:
                 )
             await self.deliver(shaken)
             await self._learners.restore()
-            plain = await self.snapshot(0)
+            plain = await self.snapshot(version)
         await self.deliver(plain)
         self._drilled = True
 
@@ -314,9 +318,7 @@ class WeightBus:
     def _heard(self, report: SyncReport) -> None:
         self._listener.synced(report)
         if report.failure is None and report.gap is not None and report.version != DRILL_VERSION:
-            warning = self._alarm.observe(report.gap.mean)
-            if warning is not None:
-                self._listener.warned(warning)
+            self._watch.observe(report.gap.mean)
 
 
 _FIX = "run with rollout.engine=torch to see whether the engine is at fault, or raise weight_sync.tolerance_*"

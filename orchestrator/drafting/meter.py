@@ -4,7 +4,6 @@ Pure. Acceptance length is tokens emitted per answer and forward pass of the tar
 what the run gains, and over those that verified drafts, which is what the drafter is worth.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -46,27 +45,43 @@ def by_phase(records: Iterable[StepRecord]) -> dict[tuple[int, int], PhaseCount]
 
 
 @dataclass(slots=True)
-class SpeculationMeter:
-    """Attributes: drafts, accepted: over the run, in verified drafted tokens."""
+class DraftCounts:
+    """Over the run: verified drafted tokens, those of them that stayed, answers in all steps, and tokens emitted."""
 
-    _records: list[StepRecord] = field(default_factory=list)
-    _passes: Counter[str] = field(default_factory=Counter)
     drafts: int = 0
     accepted: int = 0
+    requests: int = 0
+    emitted: int = 0
+
+
+@dataclass(slots=True)
+class SpeculationMeter:
+    """Attributes: counts: what adds up over the run."""
+
+    _records: list[StepRecord] = field(default_factory=list)
+    counts: DraftCounts = field(default_factory=DraftCounts)
+
+    @property
+    def drafts(self) -> int:
+        return self.counts.drafts
+
+    @property
+    def accepted(self) -> int:
+        return self.counts.accepted
 
     def observe(self, records: Sequence[StepRecord]) -> None:
         """Steps of an engine."""
         self._records += records
         for record in records:
-            self.drafts += record.drafted
-            self.accepted += record.accepted
-            self._passes["requests"] += record.running
-            self._passes["emitted"] += record.emitted
+            self.counts.drafts += record.drafted
+            self.counts.accepted += record.accepted
+            self.counts.requests += record.running
+            self.counts.emitted += record.emitted
 
     @property
     def acceptance_length(self) -> float:
         """Tokens per answer and forward pass over the run; 1 before any step."""
-        return self._passes["emitted"] / self._passes["requests"] if self._passes["requests"] else 1.0
+        return self.counts.emitted / self.counts.requests if self.counts.requests else 1.0
 
     def row(self) -> dict[str, float]:
         """Metrics of the steps since the last call; empty where there were none."""

@@ -4,14 +4,19 @@ A state machine without Ray, threads or clock: the rollout plane feeds it events
 prompt source's cursor, the ledger and the buffer, so that the three cannot disagree. When groups start and whether
 they are cut is its `Admission` policy's matter, what becomes of late answers its `LateRule`'s.
 
-Invariants: every drawn prompt is in exactly one of in flight, set aside, buffered, or ended in the ledger; groups are
-numbered in the order in which they are drawn; a prompt that was cut keeps its number and is started again before the
-run ends, unless the policy is to drop it.
+Invariants: every drawn prompt is in exactly one of in flight, set aside, buffered, to be asked again, or ended in the
+ledger; groups are numbered in the order in which they are drawn; a prompt that was cut keeps its number and is started
+again before the run ends, unless the policy is to drop it.
+
+What a break of the run leaves unfinished is asked again, in order and before anything new: a prompt's answers are lost
+by it, the prompt is not, and none is trained on twice.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+from pydantic import JsonValue
 
 from actors.trajectory import Trajectory
 from orchestrator.data.prompts import Prompt, PromptSource
@@ -40,6 +45,22 @@ class Cut:
 
     suspend: tuple[GroupInFlight, ...] = ()
     throw_away: tuple[GroupInFlight, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchState:
+    """What a dispatcher needs to go on in another process.
+
+    Attributes:
+        drawn: prompts so far.
+        source: the prompt source's state behind the last of them.
+        pending: by group, the source's state before its prompt was drawn: the prompt is drawn from there again.
+    """
+
+    drawn: int
+    source: dict[str, JsonValue]
+    ends: dict[End, int]
+    pending: dict[int, dict[str, JsonValue]]
 
 
 class Dispatcher:
@@ -84,6 +105,9 @@ class Dispatcher:
         self._aside: deque[GroupInFlight] = deque()
         self._accepted = 0
         self._drawn = 0
+        self._drawn_from: dict[int, dict[str, JsonValue]] = {}
+        """Where the source stood before it gave the prompt of each pending group."""
+        self._asked_again: deque[tuple[int, Prompt]] = deque()
         self.buffer = GroupBuffer(rule)
         self.ledger = Ledger()
 
@@ -140,7 +164,7 @@ class Dispatcher:
         )
         kept = passed(scored, self._filters)
         if kept is None or (self._drop_zero_variance and not kept.has_signal):
-            self.ledger.end(index, End.FILTERED)
+            self._end(index, End.FILTERED)
             self._expect_some_to_pass()
             return replace(scored, filtered=True)
         self._filtered_in_a_row = 0
@@ -159,7 +183,7 @@ class Dispatcher:
     def fail(self, index: int) -> None:
         """A group could not be sampled or scored; another prompt takes its place."""
         self._leave(index)
-        self.ledger.end(index, End.FAILED)
+        self._end(index, End.FAILED)
 
     def take(self, version: int, *, least: int | None = None, most: int | None = None) -> Taken:
         """Groups for the batch of `version`; they count as pending until they are trained.
@@ -197,7 +221,7 @@ class Dispatcher:
         again = [*running, *[self._begun_again(group) for group in finished]]
         for group in again:
             if leftovers == "drop":
-                self.ledger.end(group.index, End.DROPPED)
+                self._end(group.index, End.DROPPED)
             else:
                 self._aside.append(replace(group, attempt=group.attempt + 1, kept=()))
         return Cut(throw_away=tuple(again))
@@ -209,17 +233,49 @@ class Dispatcher:
     def trained(self, groups: Sequence[ScoredGroup]) -> None:
         """The learner has made its step on these groups."""
         for group in groups:
-            self.ledger.end(group.index, End.TRAINED)
+            self._end(group.index, End.TRAINED)
+
+    def state(self) -> DispatchState:
+        """All that must outlive a break: what is pending will be asked again."""
+        return DispatchState(
+            self._drawn, self._source.state(), self.ledger.ends(), dict(sorted(self._drawn_from.items()))
+        )
+
+    def restore(self, state: DispatchState) -> None:
+        """Go on where `state` was taken; before anything is admitted.
+
+        Raises:
+            SettingError: the source's state belongs to other data.
+        """
+        for index, before in state.pending.items():
+            self._source.restore(before)
+            self._asked_again.append((index, self._source.next()))
+        self._source.restore(state.source)
+        self._drawn, self._drawn_from = state.drawn, dict(state.pending)
+        self._accepted = state.ends.get(End.TRAINED, 0)
+        self.ledger = Ledger(state.ends, state.pending)
 
     def _draw(self, version: int, started: int) -> GroupInFlight:
-        prompt = self._source.next()
         greedy = self._group_size - 1 if self._greedy else None
+        if self._asked_again:
+            index, prompt = self._asked_again.popleft()
+            again = GroupInFlight(
+                index, prompt, self._encode(prompt), version, self._group_size, started, attempt=1, greedy=greedy
+            )
+            return self._enter(again)
+        before = self._source.state()
+        prompt = self._source.next()
         group = GroupInFlight(
             self._drawn, prompt, self._encode(prompt), version, self._group_size, started, greedy=greedy
         )
         self._drawn += 1
+        self._drawn_from[group.index] = before
         self.ledger.dispatch(group.index)
         return self._enter(group)
+
+    def _end(self, index: int, how: End) -> None:
+        self.ledger.end(index, how)
+        del self._drawn_from[index]
 
     def _start_again(self, version: int, started: int) -> GroupInFlight:
         group = self._aside.popleft()
@@ -265,7 +321,7 @@ class Dispatcher:
                 fit.append(replace(group, late=verdict.late, masked=masked))
             else:
                 unfit.append((group, dropped))
-                self.ledger.end(group.index, End.DROPPED)
+                self._end(group.index, End.DROPPED)
                 self._accepted -= 1
         return fit, unfit
 

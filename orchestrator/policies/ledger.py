@@ -5,6 +5,7 @@ that breaks this raises, because it is a bug of the caller and would make the ac
 """
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 
@@ -18,12 +19,16 @@ class End(StrEnum):
 
 
 class Ledger:
-    """Counts dispatches by their end. An index names one dispatch of one prompt."""
+    """Counts dispatches by their end. An index names one dispatch of one prompt.
 
-    def __init__(self) -> None:
-        self._dispatched = 0
-        self._pending: set[int] = set()
-        self._ends: Counter[End] = Counter()
+    Args:
+        ends, pending: an account to go on with; a new one is empty.
+    """
+
+    def __init__(self, ends: Mapping[End, int] | None = None, pending: Iterable[int] = ()) -> None:
+        self._pending: set[int] = set(pending)
+        self._ends: Counter[End] = Counter(ends or {})
+        self._dispatched = self._ends.total() + len(self._pending)
 
     def dispatch(self, index: int) -> None:
         if index in self._pending:
@@ -39,6 +44,10 @@ class Ledger:
 
     def count(self, how: End) -> int:
         return self._ends[how]
+
+    def ends(self) -> dict[End, int]:
+        """How many ended how."""
+        return {how: self._ends[how] for how in End}
 
     @property
     def pending(self) -> int:

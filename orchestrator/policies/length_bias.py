@@ -88,28 +88,31 @@ def product_limit(finished: Mapping[int, int], cut: Mapping[int, int]) -> Surviv
 
 @dataclass(slots=True)
 class LengthBias:
-    """Counts lengths, tokens, as answers end and are trained on; one for a whole run, or one for each step."""
+    """Counts lengths, tokens, as answers end and are trained on; one for a whole run, or one for each step.
 
-    _finished: Counter[int] = field(default_factory=Counter)
-    _cut: Counter[int] = field(default_factory=Counter)
-    _trained: Counter[int] = field(default_factory=Counter)
+    Attributes: how many answers had each length: complete, cut, and trained on.
+    """
+
+    finished: Counter[int] = field(default_factory=Counter)
+    cut: Counter[int] = field(default_factory=Counter)
+    of_trained: Counter[int] = field(default_factory=Counter)
 
     def submitted(self, length: int, *, cut: bool) -> None:
         """An answer came off the engines for good: complete, or cut when it had this length.
 
         One that is suspended to be continued is not submitted yet: it will be, once, when it ends.
         """
-        (self._cut if cut else self._finished)[length] += 1
+        (self.cut if cut else self.finished)[length] += 1
 
     def trained(self, length: int) -> None:
         """An answer took gradient."""
-        self._trained[length] += 1
+        self.of_trained[length] += 1
 
     def row(self) -> dict[str, float]:
         """The metrics; empty until an answer has been trained on. Lengths in tokens, the ratio trained / submitted."""
-        if not self._trained or not (self._finished or self._cut):
+        if not self.of_trained or not (self.finished or self.cut):
             return {}
-        submitted, trained = product_limit(self._finished, self._cut), product_limit(self._trained, {})
+        submitted, trained = product_limit(self.finished, self.cut), product_limit(self.of_trained, {})
         return {
             "length_bias/mean_submitted": submitted.mean,
             "length_bias/mean_trained": trained.mean,
@@ -119,5 +122,5 @@ class LengthBias:
             "length_bias/p90_submitted": float(submitted.quantile(0.9)),
             "length_bias/p90_trained": float(trained.quantile(0.9)),
             "length_bias/distance": submitted.distance(trained),
-            "length_bias/cut_share": self._cut.total() / (self._cut.total() + self._finished.total()),
+            "length_bias/cut_share": self.cut.total() / (self.cut.total() + self.finished.total()),
         }

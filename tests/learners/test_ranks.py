@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from learners.checkpoint import CheckpointError
-from learners.errors import PolicyError
+from learners.errors import CheckpointError, PolicyError
 from learners.learner import Learner
 from learners.settings import AlgorithmSettings, TrainerSettings
 from tests.learners.ranks import CPU, run_ranks

@@ -48,6 +48,29 @@ def test_gaps_of_fresh_and_stale_tokens_are_told_apart() -> None:
     assert metrics["engine_gap_kl"] == pytest.approx((math.exp(-0.25) + math.exp(0.25)) / 2 - 1, rel=1e-6)
 
 
+def test_only_answers_without_an_older_token_tell_engine_and_learner_apart() -> None:
+    # The first answer's fresh token stands behind a stale one: its keys and values may be older than its version.
+    mixed = TrainSequence("a", (1,), (2, 3), (-1.0, -1.0), (4, 5), (1.0,) * 2, (True,) * 2)
+    fresh = TrainSequence("b", (1,), (2, 3, 4), (-1.0,) * 3, (5, 5, 5), (1.0,) * 3, (True, False, True))
+    meter = TokenMeter(torch.device("cpu"))
+    record(
+        meter,
+        entropy=torch.zeros(4),
+        micro=micro_batch([mixed, fresh], version=5),
+        start=torch.tensor([-3.0, -2.0, -1.25, -0.5]),
+        seen={"correction_weight": torch.ones(4)},
+    )
+    metrics = describe(meter.reduce(), [1.0])
+    assert metrics["engine_gap"] == pytest.approx((1.0 + 0.25 + 0.5) / 3)
+    assert metrics["engine_gap_unmixed"] == (0.25 + 0.5) / 2
+    assert metrics["engine_gap_unmixed_tokens"] == 2
+
+
+def test_where_every_answer_is_mixed_nothing_is_compared() -> None:
+    metrics = measured([1.0] * 4, start=[-1.25, -0.75, -1.5, -3.0])
+    assert metrics["engine_gap_unmixed_tokens"] == 0
+
+
 def test_staleness_is_counted_per_token() -> None:
     metrics = measured([1.0] * 4)
     assert metrics["staleness_mean"] == (0 + 0 + 1 + 3) / 4

@@ -1,4 +1,4 @@
-"""Attestation's judgement on every kind of damage, and the drift alarm."""
+"""Attestation's judgement on every kind of damage."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from actors.rollout import Arrival
 from actors.settings import Tolerance
 from learners.weights import WeightManifest, WeightTruth
-from orchestrator.attestation import GapAlarm, judge, probe_gap
+from orchestrator.attestation import judge, probe_gap
 
 TOLERANCE = Tolerance(mean=0.1, max=0.5)
 TRUTH = WeightTruth(WeightManifest(3, ()), {"a": 1, "b": 2}, (-1.0, -2.0, -3.0))
@@ -42,19 +42,3 @@ def test_damage_is_named(damage: Arrival, says: str) -> None:
 def test_a_probe_of_another_length_is_a_bug_not_a_pass() -> None:
     with pytest.raises(ValueError, match="zip"):
         probe_gap((-1.0,), (-1.0, -2.0))
-
-
-def test_the_alarm_rings_on_growth_alone() -> None:
-    alarm = GapAlarm(3.0, floor=0.001, early=3)
-    assert [alarm.observe(gap) for gap in (0.02, 0.03, 0.02)] == [None, None, None]
-    assert alarm.observe(0.05) is None
-    warning = alarm.observe(0.07)
-    assert warning is not None
-    assert "0.07" in warning
-
-
-def test_the_alarm_ignores_gaps_below_its_floor() -> None:
-    alarm = GapAlarm(2.0, floor=0.01, early=1)
-    alarm.observe(1e-6)
-    assert alarm.observe(0.009) is None
-    assert alarm.observe(0.02) is not None

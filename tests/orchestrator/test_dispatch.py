@@ -104,3 +104,52 @@ def test_a_failed_group_gives_back_the_places_of_its_answers() -> None:
 
 def test_a_synchronous_batch_starts_whole() -> None:
     assert len(dispatcher(batch=10, max_staleness=0, places=2).admit(0)) == 10
+
+
+def test_after_a_break_what_was_pending_is_asked_again_first_and_nothing_else_twice() -> None:
+    before = dispatcher(batch=2, max_staleness=1)
+    assert [group.index for group in before.admit(0)] == [0, 1, 2, 3]
+    finish(before, 0, 1.0, 0.0)
+    finish(before, 1, 1.0, 1.0)  # filtered
+    finish(before, 2, 1.0, 0.0)
+    assert [group.index for group in before.admit(0)] == [4]
+    batch = before.take(0).groups
+    assert batch is not None
+    before.trained(batch)  # 0 and 2; 3 is in flight, 4 too
+    finish(before, 4, 1.0, 0.0)  # waits in the buffer
+    state = before.state()
+    assert sorted(state.pending) == [3, 4]
+
+    after = dispatcher(batch=2, max_staleness=1)
+    after.restore(state)
+    assert after.ledger.counts() == before.ledger.counts()
+    again = after.admit(1)
+    assert [(group.index, group.prompt.index, group.admitted_version) for group in again] == [
+        (3, 3, 1),
+        (4, 4, 1),
+        (5, 5, 1),
+        (6, 6, 1),
+    ]
+    assert [group.attempt for group in again] == [1, 1, 0, 0]
+    for index in (3, 4):
+        finish(after, index, 1.0, 0.0)
+    batch = after.take(1).groups
+    assert batch is not None
+    after.trained(batch)
+    counts = after.ledger.counts()
+    assert counts == {"dispatched": 7, "trained": 4, "filtered": 1, "dropped": 0, "failed": 0, "pending": 2}
+    assert sorted(after.state().pending) == [5, 6]
+
+
+def test_a_resumed_run_admits_no_more_than_it_will_train_on() -> None:
+    before = dispatcher(batch=2, max_staleness=1, wanted=4)
+    before.admit(0)
+    for index in (0, 1):
+        finish(before, index, 1.0, 0.0)
+    batch = before.take(0).groups
+    assert batch is not None
+    before.trained(batch)
+    after = dispatcher(batch=2, max_staleness=1, wanted=4)
+    after.restore(before.state())
+    assert [group.index for group in after.admit(1)] == [2, 3]
+    assert after.admit(1) == []
