@@ -121,6 +121,10 @@ class LearnerWorker:
     def finish_step(self) -> dict[str, float]:
         return self.learner.finish_step()
 
+    def start_anew(self) -> None:
+        """See `Learner.start_anew`."""
+        self.learner.start_anew()
+
     def publish(self, version: int, probe_ids: Sequence[int], keep: Sequence[int]) -> WeightTruth | None:
         """Gather the weights as `version` for `send`, beside the older `keep`; rank 0 answers with the truth."""
         manifest, tensors = self.learner.snapshot(version)

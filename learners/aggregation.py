@@ -14,13 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """Trained tokens, and sequences with at least one, on all ranks."""
+    """Trained tokens, sequences with at least one, and units of such sequences that stay together, on all ranks."""
 
     tokens: int = 0
     sequences: int = 0
+    units: int = 0
 
     def __add__(self, other: "BatchCounts") -> "BatchCounts":
-        return BatchCounts(self.tokens + other.tokens, self.sequences + other.sequences)
+        return BatchCounts(self.tokens + other.tokens, self.sequences + other.sequences, self.units + other.units)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class TrainSequence:
         loss_mask: [R] True where the token takes loss.
         reward: of the answer.
         group_reward: mean reward of the answers to its prompt.
-        group_id: names its prompt's group; the answers of a group stand side by side. Empty: a group of its own.
+        group_id: names what it is compared with: its prompt's group, or a pair. Empty: a group of its own.
         off_policy: [R] True where another than the trained policy wrote the token (a worked solution, a teacher);
             empty where the policy wrote them all.
         truncated: it was cut before its end, at the greatest length that it was allowed.

@@ -25,12 +25,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import PreTrainedTokenizerBase
 
 from learners.adapters import WithoutAdapters
-from learners.advantages import asks_critic
 from learners.backend import open_backend
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded
 from learners.checkpoint_writer import CheckpointWriter
 from learners.companion import Companion
+from learners.critic.advantages import asks_critic
 from learners.critic.credit import credit_tokens
 from learners.critic.critic import Critic
 from learners.drafters.capture import HiddenCapture
@@ -43,9 +43,10 @@ from learners.objective import companions_needed, needs_of_objective
 from learners.off_policy import check_writers_are_known
 from learners.packing import pack
 from learners.perturbation import Perturbation
-from learners.policy import checkpoint_names, save_policy
+from learners.policy import checkpoint_names, own_state, save_policy
 from learners.sequence_parallel import open_grid
 from learners.settings import AlgorithmSettings, CompanionSettings, TrainerSettings
+from learners.sharding import cut_like, local_shard
 from learners.skipped_updates import SkippedUpdates
 from learners.trained_policy import open_policy
 from learners.training_step import Trainee, TrainingStep
@@ -91,6 +92,7 @@ class Learner:
             raise RuntimeError(f"rank {rank} of {world_size}: join the learner's process group first")
         if trainer.threads is not None:
             torch.set_num_threads(trainer.threads)
+        self._model = model
         self._algorithm = algorithm
         self._trainer = trainer
         self._temperature = temperature
@@ -273,6 +275,25 @@ class Learner:
             sequence_group=self._grid.sequence_group,
             offload=self._trainer.cpu_offload,
         )
+
+    @torch.no_grad()
+    def start_anew(self) -> None:
+        """Go back to the weights of the checkpoint that training began with, and to a fresh optimizer.
+
+        Raises:
+            RuntimeError: the weights are perturbed, or a streamed step is half done.
+        """
+        self._expect_between_steps("a start anew")
+        self._expect_true_weights("a start anew")
+        first, _ = open_policy(self._model, self._trainer, self._grid.sequence_group, self._device)
+        fresh = own_state(first.model)
+        state = self._backend.training_state()
+        for name, tensor in state.items():
+            if name.startswith("model."):
+                local_shard(tensor).copy_(local_shard(cut_like(tensor, fresh[name.removeprefix("model.")])))
+            else:
+                local_shard(tensor).zero_()
+        self._backend.accept_training_state(state)
 
     def _let_companions_follow(self) -> None:
         following = [companion for companion in self._companions.values() if companion.follows(self.steps)]

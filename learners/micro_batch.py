@@ -101,10 +101,9 @@ def cut_minibatches(
     ranks: int,
     whole_groups: bool = False,
 ) -> tuple[Part, ...]:
-    """Cut a batch into optimizer steps, in order and of even sequence counts, and take this rank's share of
-    each.
+    """Cut a batch into optimizer steps, in order and of even counts of units, and take this rank's share of each.
 
-    Sequences without a trained token are left out; fewer sequences than minibatches give fewer minibatches.
+    Sequences without a trained token are left out; fewer units than minibatches give fewer minibatches.
 
     Args:
         whole_groups: a minibatch and a micro-batch hold all trained sequences of a group, or none; the steps then have
@@ -112,12 +111,11 @@ def cut_minibatches(
 
     Raises:
         EmptyBatchError: no token takes loss.
-        ValueError: a sequence exceeds the token budget.
+        ValueError: a sequence, or with `whole_groups` a group, exceeds the token budget.
     """
-    trained = [sequence for sequence in sequences if sequence.loss_tokens]
-    if not trained:
+    units = _units(sequences, whole_groups)
+    if not units:
         raise EmptyBatchError
-    units = _units(trained, whole_groups)
     steps = min(minibatches, len(units))
     bounds = [len(units) * step // steps for step in range(steps + 1)]
     return tuple(
@@ -149,24 +147,27 @@ def cut_part(
     Raises:
         ValueError: a sequence, or with `whole_groups` a group, exceeds the token budget.
     """
-    trained = [sequence for sequence in sequences if sequence.loss_tokens]
-    if not trained:
+    units = _units(sequences, whole_groups)
+    if not units:
         return Part((), BatchCounts())
-    units = _units(trained, whole_groups)
     lengths = [sum(map(len, unit)) for unit in units]
     plan = plan_micro_batches(lengths, token_budget, ranks, unit="a group" if whole_groups else "a sequence")[rank]
     rows = [[sequence for index in row for sequence in units[index]] for row in plan]
+    trained = [sequence for unit in units for sequence in unit]
     return Part(
         micro_batches=tuple(micro_batch(row, version) for row in rows),
-        counts=BatchCounts(sum(sequence.loss_tokens for sequence in trained), len(trained)),
+        counts=BatchCounts(sum(sequence.loss_tokens for sequence in trained), len(trained), len(units)),
     )
 
 
 def _units(sequences: Sequence[TrainSequence], whole_groups: bool) -> list[list[TrainSequence]]:
-    """What must stay together, in order."""
-    if not whole_groups:
-        return [[sequence] for sequence in sequences]
-    return [list(group) for _, group in itertools.groupby(sequences, key=_group_of)]
+    """The sequences with a trained token, what must stay together together, in the order of each unit's first."""
+    units: dict[object, list[TrainSequence]] = {}
+    for place, sequence in enumerate(sequences):
+        if sequence.loss_tokens:
+            key = sequence.group_id if whole_groups and sequence.group_id else place
+            units.setdefault(key, []).append(sequence)
+    return list(units.values())
 
 
 def _group_of(sequence: TrainSequence) -> tuple[str, str]:

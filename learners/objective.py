@@ -2,6 +2,7 @@
 
 correction (who sampled against who is trained) -> surrogate (loss per token) x masks + terms -> aggregation (one
 number). Tokens that the policy did not write go by a rule of their own in the place of correction, surrogate and masks.
+Where the settings name a preference loss, it compares whole answers in the place of all that (`learners.preferences`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learners.aggregation import AGGREGATIONS
+from learners.aggregation import AGGREGATIONS, BatchCounts
 from learners.correction import CorrectionInput, correction_weights
 from learners.logprobs import Moments
 from learners.masks import MASKS, MaskInput
 from learners.needs import Need, needs_of
 from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import with_options
-from learners.settings import AlgorithmSettings, TermSettings
+from learners.preferences import PREFERENCES, preference_total
+from learners.settings import AlgorithmSettings, PreferenceSettings, TermSettings
 from learners.surrogates import SURROGATES, SurrogateInput
 from learners.terms import TERMS, TermInput
 
@@ -81,6 +83,8 @@ class ObjectiveInput:
 def objective(given: ObjectiveInput, algorithm: AlgorithmSettings) -> tuple[Tensor, Mapping[str, Tensor]]:
     """This micro-batch's share of the sum that the batch's loss is (`learners.aggregation`), and what happened per
     token: [N] each, by name, of the tokens that it happened to."""
+    if algorithm.preference is not None:
+        return preference_objective(given, algorithm.preference)
     if given.off_policy is not None and given.off_policy.any():
         losses, seen = _split_loss(given, given.off_policy, algorithm)
     else:
@@ -146,6 +150,30 @@ def _mask_input(given: ObjectiveInput) -> MaskInput:
     return MaskInput(logprobs, given.proximal, entropy, given.advantages, given.moments)
 
 
+def preference_objective(given: ObjectiveInput, settings: PreferenceSettings) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """`objective` of a preference loss; what it says of answers and units stands under ``preference/``."""
+    assert given.group is not None, "the micro-batch knows its groups"
+    reference: Tensor | None = None
+    if PREFERENCES[settings.name].compares:
+        reference = given.others["reference"] if settings.against == "reference" else given.behaviour
+    total, seen = preference_total(
+        settings, given.logprobs, reference, given.advantages, sequence=given.sequence, unit=given.group
+    )
+    tokens = {
+        "ratio": (given.logprobs - given.proximal).detach().exp(),
+        "correction_weight": torch.ones_like(given.proximal),
+        "correction_bounded": torch.zeros_like(given.proximal),
+    }
+    return total, {**tokens, **{f"preference/{name}": values for name, values in seen.items()}}
+
+
+def divisor_of(algorithm: AlgorithmSettings, counts: BatchCounts) -> int:
+    """What the sum of all micro-batches' `objective` is divided by: a preference loss is a mean over units."""
+    if algorithm.preference is not None:
+        return counts.units
+    return AGGREGATIONS[algorithm.aggregation].divisor(counts)
+
+
 def term_loss(given: ObjectiveInput, settings: TermSettings) -> Tensor:
     """[N] loss of one term, before its weight."""
     term = TERMS[settings.name]
@@ -156,11 +184,18 @@ def term_loss(given: ObjectiveInput, settings: TermSettings) -> Tensor:
 
 
 def companions_needed(algorithm: AlgorithmSettings) -> set[str]:
-    """Names in `algorithm` of the policies that its terms compare with: ``"reference"``, ``"teacher"``."""
-    return {settings.against for settings in algorithm.terms if TERMS[settings.name].compares}
+    """Names in `algorithm` of the policies that its terms or its preference loss compare with: ``"reference"``,
+    ``"teacher"``."""
+    needed: set[str] = {settings.against for settings in algorithm.terms if TERMS[settings.name].compares}
+    preference = algorithm.preference
+    if preference is not None and preference.against == "reference" and PREFERENCES[preference.name].compares:
+        needed.add("reference")
+    return needed
 
 
 def needs_of_objective(algorithm: AlgorithmSettings) -> frozenset[Need]:
-    """What the surrogate and the masks need of the learner."""
+    """What the preference loss, or else the surrogate and the masks, need of the learner."""
+    if algorithm.preference is not None:
+        return frozenset[Need]({"whole_groups"})
     parts = [SURROGATES[algorithm.surrogate], *(MASKS[settings.name] for settings in algorithm.masks)]
     return frozenset[Need]().union(*map(needs_of, parts))

@@ -95,6 +95,12 @@ class ShardedAdamW:
         """Clear the gradients at hand."""
         self._adamw.zero_grad(set_to_none=True)
 
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self.discard()
+        for tensor in self.state().values():
+            tensor.zero_()
+
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: live tensors by name, to be saved or filled in place."""
         state = {"steps": self._steps}

@@ -106,6 +106,17 @@ class MaskSettings(PartSettings):
     """Warn of a step in which the mask's mean weight is less: so that nobody trains on next to nothing unawares."""
 
 
+class PreferenceSettings(Section):
+    """A loss that compares whole answers to one prompt, in the place of the surrogate."""
+
+    name: str = "dpo"
+    """Name in `learners.preferences`."""
+    options: dict[str, Option] = Field(default_factory=dict)
+    against: Literal["reference", "behaviour"] = "reference"
+    """What the policy's likelihood is held against: `algorithm.reference`, or what the engine recorded when it sampled
+    the answer, for which no second model is loaded."""
+
+
 class AlgorithmSettings(Section):
     advantage: str = "grpo"
     """Name in `learners.advantages`: what a reward is compared with."""
@@ -132,6 +143,8 @@ class AlgorithmSettings(Section):
     """Name in `learners.off_policy`: the loss of tokens that another than the trained policy wrote."""
     off_policy_options: dict[str, Option] = Field(default_factory=dict)
     terms: tuple[TermSettings, ...] = ()
+    preference: PreferenceSettings | None = None
+    """A loss of pairs or groups of answers in the place of surrogate, advantages and aggregation."""
     reference: CompanionSettings = CompanionSettings()
     teacher: CompanionSettings | None = None
     """A fixed policy to learn from; it must read the same tokens."""
@@ -154,6 +167,15 @@ class AlgorithmSettings(Section):
             raise ValueError("teacher.model is missing: name the checkpoint to learn from")
         if self.teacher is None and any(term.against == "teacher" for term in self.terms):
             raise ValueError("a term is against=teacher, but there is none: set teacher.model")
+        return self
+
+    @model_validator(mode="after")
+    def _a_preference_stands_alone(self) -> Self:
+        if self.preference is not None and self.terms:
+            raise ValueError(
+                f"preference={self.preference.name} is a loss of whole answers, but terms={self.terms[0].name} is a "
+                f"loss of tokens: leave out one of the two"
+            )
         return self
 
     @model_validator(mode="after")

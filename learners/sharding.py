@@ -17,7 +17,7 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from learners.policy import PackedModel
 
@@ -60,6 +60,13 @@ def reshard(policy: PackedModel) -> None:
 def local_shard(tensor: Tensor) -> Tensor:
     """This rank's part; shares memory with the whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def cut_like(tensor: Tensor, whole: Tensor) -> Tensor:
+    """A tensor that every rank has whole, cut as `tensor` is."""
+    if not isinstance(tensor, DTensor):
+        return whole
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def gather(state: Mapping[str, Tensor], dtype: torch.dtype, keep: bool) -> dict[str, Tensor]:

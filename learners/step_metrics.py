@@ -23,7 +23,7 @@ def record(
     """Note one micro-batch.
 
     Args:
-        entropy: [N]; seen: [N] each, from the objective.
+        entropy: [N]; seen: from the objective, [N] each, or an entry per answer or unit.
         start: [N] the learner's logprobs at the start of the batch, None where they were not computed.
     """
     meter.add("trained_tokens", torch.ones_like(entropy))
@@ -49,6 +49,10 @@ def record(
         # Behind an older token a fresh one may have read keys and values of the older weights (`kv_policy: keep`).
         unmixed = sequence_sum(stale.to(micro.behaviour.dtype), micro.sequence) == 0
         meter.add("engine_gap_unmixed", (start - micro.behaviour)[unmixed].abs())
+
+
+_PARTS = ("term/", "mask/", "preference/")
+"""Beginnings of names under which the parts of an objective say what they did."""
 
 
 def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, float]:
@@ -91,7 +95,7 @@ def describe(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, f
         "staleness_max": statistics.maximum("staleness"),
         "trained_tokens": statistics.total("trained_tokens"),
         "off_policy_fraction": statistics.mean("off_policy"),
-        **{name: statistics.mean(name) for name in statistics.names() if name.startswith(("term/", "mask/"))},
+        **{name: statistics.mean(name) for name in statistics.names() if name.startswith(_PARTS)},
     }
 
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from learners.adapters import WithoutAdapters
-from learners.aggregation import AGGREGATIONS, BatchCounts
+from learners.aggregation import BatchCounts
 from learners.backend import Backend
 from learners.companion import Companion
 from learners.critic.critic import Critic, describe_critic
@@ -25,7 +25,7 @@ from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, Part
-from learners.objective import ObjectiveInput, needs_of_objective, objective
+from learners.objective import ObjectiveInput, divisor_of, needs_of_objective, objective
 from learners.process_group import sum_over_ranks
 from learners.settings import AlgorithmSettings
 from learners.skipped_updates import SkippedUpdates
@@ -94,7 +94,7 @@ class TrainingStep:
             DivergedError: too many updates in a row were left out.
         """
         trainee = self._trainee
-        divisor = AGGREGATIONS[trainee.algorithm.aggregation].divisor(self._counts)
+        divisor = divisor_of(trainee.algorithm, self._counts)
         self._meter.add("loss", (self._loss / divisor).reshape(1))
         if trainee.critic is not None:
             if not self._norms:

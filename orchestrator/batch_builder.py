@@ -10,17 +10,9 @@ there with each answer is its reward.
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from learners.advantages import (
-    ADVANTAGES,
-    NORMS,
-    TRACE_ADVANTAGES,
-    GroupAdvantages,
-    GroupRewards,
-    Trace,
-    TracedGroup,
-    asks_critic,
-)
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, GroupAdvantages, GroupRewards, Trace, TracedGroup
 from learners.batch import TrainBatch, TrainSequence
+from learners.critic.advantages import asks_critic
 from learners.options import with_options
 from learners.settings import AlgorithmSettings
 from orchestrator.data.prompts import Prompt
@@ -54,6 +46,10 @@ class BatchBuilder:
         elif self._along is None:
             self._estimator = with_options(ADVANTAGES[name], options)
         self._prompt_of, self._part_of, self._budgets = prompt_of, part_of, budgets
+
+    def usable(self, group: ScoredGroup) -> bool:
+        """Whether there is anything to train on in the group: in any (see `algorithm.drop_zero_variance`)."""
+        return True
 
     def build(self, groups: Sequence[ScoredGroup], version: int) -> TrainBatch:
         """Args: version: the learner's now."""

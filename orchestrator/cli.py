@@ -32,19 +32,19 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a model by a recipe."""
-    from orchestrator.recipe import dump_recipe, load_recipe
+    from orchestrator.stages.load import dump_any, load_any
 
-    resolved = load_recipe(recipe, overrides or [])
+    resolved = load_any(recipe, overrides or [])
     if dry_run:
-        typer.echo(dump_recipe(resolved), nl=False)
+        typer.echo(dump_any(resolved), nl=False)
         return
     from orchestrator.progress import Progress
-    from orchestrator.report import print_result
-    from orchestrator.run import run_recipe
+    from orchestrator.stages.report import print_any
+    from orchestrator.stages.run import run_any
 
     with Progress(f"paceline train {resolved.name}") as progress:
-        folder = run_recipe(resolved, progress)
-        status = print_result(folder, progress)
+        folder = run_any(resolved, progress)
+        status = print_any(folder, progress)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
 

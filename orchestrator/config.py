@@ -8,6 +8,9 @@ from actors.settings import RolloutSettings, WeightSyncSettings
 from learners.settings import AlgorithmSettings, Section, TrainerSettings
 from orchestrator.data.prompts import DataSettings
 from orchestrator.drafting.settings import SpeculationSection
+from orchestrator.policies.keep import KeepSettings
+from orchestrator.policies.pairs import PairSettings
+from orchestrator.stages.kinds import RolloutKind
 from rewards.settings import RewardSettings
 
 
@@ -41,6 +44,8 @@ class RaySettings(Section):
 
 class Recipe(Section):
     name: str
+    kind: RolloutKind = "rl"
+    """What is made of the answers: see `orchestrator.stages.kinds`."""
     seed: int = 0
     deterministic: bool = False
     """Two runs of this recipe on machines of one kind, or a run and its resumed half, make the same bits. Synchronous
@@ -54,6 +59,10 @@ class Recipe(Section):
     rollout: RolloutSettings = RolloutSettings()
     reward: RewardSettings
     algorithm: AlgorithmSettings = AlgorithmSettings()
+    keep: KeepSettings | None = None
+    """Of `kind: rejection`: the answers that are trained on."""
+    pairs: PairSettings | None = None
+    """Of `kind: preference`: the answers that are compared."""
     trainer: TrainerSettings = TrainerSettings()
     weight_sync: WeightSyncSettings = WeightSyncSettings()
     speculation: SpeculationSection | None = None

@@ -24,7 +24,8 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.settings import RolloutSettings
 from actors.speculation.settings import SpeculationSettings
-from orchestrator.config import Recipe
+from learners.settings import TrainerSettings
+from orchestrator.config import RaySettings, Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.drafting.trainer_handle import DrafterTrainerHandle
 from orchestrator.errors import RunError, SettingError, last_line
@@ -67,7 +68,8 @@ async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener)
         SettingError: the cluster cannot be reached or lacks resources.
         RunError: an actor did not start.
     """
-    start_ray(recipe, prepared)
+    # The actors compute with few threads each, so this machine may host more of them than it has cores.
+    start_ray(recipe.ray, actors=recipe.rollout.workers + recipe.trainer.ranks + 1)
     started: list[ActorHandle] = []
     try:
         actors = await _start_actors(recipe, prepared, listener, started)
@@ -83,25 +85,23 @@ async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener)
         ray.shutdown()
 
 
-def start_ray(recipe: Recipe, prepared: Prepared) -> None:
-    """Join the configured cluster, or start Ray on this machine."""
+def start_ray(settings: RaySettings, *, actors: int) -> None:
+    """Join the configured cluster, or start Ray on this machine with room for so many actors."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if recipe.ray.address is not None:
+    if settings.address is not None:
         try:
-            ray.init(address=recipe.ray.address, **quiet)
+            ray.init(address=settings.address, **quiet)
         except (ConnectionError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise SettingError("ray.address", f"no cluster answers ({reason})", "check it with `ray status`") from None
         return
-    # The actors compute with few threads each, so this machine may host more of them than it has cores.
-    cpus = max(os.cpu_count() or 1, recipe.rollout.workers + recipe.trainer.ranks + 1)
     try:
         ray.init(
-            num_cpus=cpus,
+            num_cpus=max(os.cpu_count() or 1, actors),
             include_dashboard=False,
-            object_store_memory=recipe.ray.object_store_mb * 2**20,
+            object_store_memory=settings.object_store_mb * 2**20,
             **quiet,
         )
     except Exception as error:  # Ray raises bare `Exception`s when its processes are late
@@ -114,7 +114,12 @@ async def _start_actors(
 ) -> Actors:
     spawn_rollout = _rollout_spawner(recipe, prepared)
     rollout = {name: spawn_rollout(name) for name in (f"rollout-{n}" for n in range(recipe.rollout.workers))}
-    ranks = _learner_actors(recipe, prepared.placement)
+    ranks = learner_actors(
+        recipe.trainer,
+        prepared.placement,
+        engines=recipe.rollout.workers,
+        deterministic=recipe.deterministic,
+    )
     started += [*rollout.values(), *ranks]
     rewards = RewardClient(_reward_spawner(recipe, started), recipe.reward, listener=listener)
     rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
@@ -233,14 +238,17 @@ def _speculation(recipe: Recipe, prepared: Prepared) -> SpeculationSettings | No
     )
 
 
-def _learner_actors(recipe: Recipe, placement: Placement) -> list[ActorHandle]:
-    world_size = recipe.trainer.ranks
-    share = max(1, (os.cpu_count() or 1) // (world_size + recipe.rollout.workers))
-    threads = recipe.trainer.threads or (1 if recipe.deterministic else share)
+def learner_actors(
+    trainer: TrainerSettings, placement: Placement, *, engines: int, deterministic: bool = False
+) -> list[ActorHandle]:
+    """The ranks of a learner group, made and not started, beside so many engines."""
+    world_size = trainer.ranks
+    share = max(1, (os.cpu_count() or 1) // (world_size + engines))
+    threads = trainer.threads or (1 if deterministic else share)
     options = {
         "num_cpus": 1,
         "num_gpus": placement.rank_gpus,
-        "concurrency_groups": {"io": 4 * recipe.rollout.workers},
+        "concurrency_groups": {"io": max(1, 4 * engines)},
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
     }
     return [ray.remote(**options)(LearnerWorker).remote(rank, world_size) for rank in range(world_size)]

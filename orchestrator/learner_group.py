@@ -30,8 +30,8 @@ T = TypeVar("T")
 class StepInProgress:
     """One training step; each part is put into the object store once, for all ranks."""
 
-    def __init__(self, group: "LearnerGroup", version: int, *, streamed: bool) -> None:
-        self._group, self._version, self._streamed = group, version, streamed
+    def __init__(self, group: "LearnerGroup", version: int, *, streamed: bool, anew: bool) -> None:
+        self._group, self._version, self._streamed, self._anew = group, version, streamed, anew
         self._sequences: tuple[TrainSequence, ...] = ()
 
     @property
@@ -50,6 +50,11 @@ class StepInProgress:
         """Make the step; the metrics are the group's."""
         if self._streamed:
             return (await self._group.on_all("training step", "finish_step"))[0]
+        if self._anew:
+            await self._group.on_all("training from the start", "start_anew")
+            metrics = (await self._group.on_all("training step", "step", ray.put(self.batch)))[0]
+            # The weights that sampled are not those that training began with: their gap says nothing of the engine.
+            return {name: value for name, value in metrics.items() if not name.startswith("engine_gap")}
         return (await self._group.on_all("training step", "step", ray.put(self.batch)))[0]
 
 
@@ -63,13 +68,14 @@ class LearnerGroup:
         self._ranks = ranks
         self._timeout_s = step_timeout_s
 
-    def begin_step(self, version: int, *, streamed: bool) -> "StepInProgress":
+    def begin_step(self, version: int, *, streamed: bool = False, anew: bool = False) -> "StepInProgress":
         """A training step of the learner at `version`, whose batch comes whole or in parts.
 
         Args:
             streamed: gradients of a part are computed as soon as it comes; else all when the batch is complete.
+            anew: the step begins from the weights that the learner was started with, with a fresh optimizer.
         """
-        return StepInProgress(self, version, streamed=streamed)
+        return StepInProgress(self, version, streamed=streamed, anew=anew)
 
     async def on_all(self, what: str, verb: str, *args: object) -> list[dict[str, float]]:
         """Call this verb on every rank; what it returns, by rank."""

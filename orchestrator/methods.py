@@ -8,10 +8,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, VALUE_ADVANTAGES
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES
+from learners.critic.advantages import VALUE_ADVANTAGES
 from learners.masks import MASKS
 from learners.off_policy import OFF_POLICY
 from learners.options import options_of
+from learners.preferences import PREFERENCES
 from learners.surrogates import SURROGATES
 from learners.terms import TERMS
 from orchestrator.policies.group_filters import GROUP_FILTERS
@@ -47,6 +49,7 @@ def methods() -> Iterator[tuple[str, list[Method]]]:
     masks = {f"{MASKS.kind}=[{{name: {name}}}]": MASKS[name] for name in MASKS.names()}
     off_policy = {f"{OFF_POLICY.kind}={name}": OFF_POLICY[name] for name in OFF_POLICY.names()}
     filters = {f"{GROUP_FILTERS.kind}=[{{name: {name}}}]": GROUP_FILTERS[name] for name in GROUP_FILTERS.names()}
+    preferences = {f"{PREFERENCES.kind}={name}": PREFERENCES[name].loss for name in PREFERENCES.names()}
     yield "Advantages: what a reward is compared with", _described(advantages)
     yield "Advantages that differ along an answer, from probes of it", _described(traces)
     yield "Advantages of tokens, from the values of a critic", _described(from_values)
@@ -56,6 +59,7 @@ def methods() -> Iterator[tuple[str, list[Method]]]:
     yield "Off-policy: the loss of a token that another than the policy wrote", _described(off_policy)
     yield "Terms: what is added to the loss of a token", _described(terms)
     yield "Group filters: what becomes of a scored group before it is trained", _described(filters)
+    yield "Preferences (`kind: preference`): the loss of a pair or a group of answers", _described(preferences)
 
 
 def _described(parts: Mapping[str, Part]) -> list[Method]:

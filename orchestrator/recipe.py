@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Union, get_args, get_origin
+from typing import TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,8 +17,11 @@ from orchestrator.drafting.settings import PRESETS
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
 from orchestrator.rules import check_rules
+from orchestrator.stages.kinds import BROUGHT
+from orchestrator.stages.overlay import laid_over
 
 Tree = dict[str, object]
+Model = TypeVar("Model", bound=BaseModel)
 
 RIVALS = {
     "data.path": ("data.hub", "data.subset", "data.tasks"),
@@ -37,23 +40,53 @@ def shipped_recipes() -> dict[str, Path]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name or a YAML file by path, apply overrides, check all that needs no machine.
 
+    It is one of a single stage on engines; `orchestrator.stages.load` reads any.
+
     Raises:
         SettingError: names the first fault.
     """
-    tree = _read(_locate(name_or_path))
-    _expand(tree)
+    tree = read_tree(name_or_path)
     for override in overrides:
-        _apply(tree, override)
-        _expand(tree)
-    try:
-        recipe = Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise _as_setting_error(error) from None
+        apply_override(tree, override)
+    return as_recipe(tree)
+
+
+def read_tree(name_or_path: str) -> Tree:
+    """The settings that a shipped recipe or a YAML file states, unchecked.
+
+    Raises:
+        SettingError: there is no such file, or it is no mapping.
+    """
+    tree = _read(_locate(name_or_path))
+    expand_words(tree)
+    return tree
+
+
+def as_recipe(tree: Tree) -> Recipe:
+    """Settings as a recipe, checked, with what its kind brings along.
+
+    Raises:
+        SettingError: names the first fault.
+    """
+    kind = tree.get("kind", "rl")
+    recipe = validated(Recipe, laid_over(BROUGHT.get(str(kind), {}), tree))
     check_rules(recipe)
     return recipe
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def validated(model: type[Model], tree: Tree) -> Model:
+    """Settings as this model.
+
+    Raises:
+        SettingError: names the first fault.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise _as_setting_error(error, model) from None
+
+
+def dump_recipe(recipe: BaseModel) -> str:
     """The resolved recipe as YAML; loading it again gives an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -84,7 +117,7 @@ def _read(path: Path) -> Tree:
     return tree
 
 
-def _expand(tree: Tree) -> None:
+def expand_words(tree: Tree) -> None:
     """Put the settings that a word stands for in its place."""
     word = tree.get("speculation")
     word = "off" if word is False else word  # `off` is a boolean in YAML
@@ -98,7 +131,12 @@ def _expand(tree: Tree) -> None:
     tree["speculation"] = None if preset is None else dict(preset)
 
 
-def _apply(tree: Tree, override: str) -> None:
+def apply_override(tree: Tree, override: str) -> None:
+    """Set what `key.sub=value` says, in place.
+
+    Raises:
+        SettingError: it has another form, or no settings are at that place.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SettingError(override, "an override has the form key.sub=value", "write for example trainer.steps=10")
@@ -118,6 +156,7 @@ def _apply(tree: Tree, override: str) -> None:
             raise SettingError(key, f"{parent} holds a value, not settings", "check the dotted name")
         node = child
     node[leaf] = value
+    expand_words(tree)
 
 
 def _forget(tree: Tree, key: str) -> None:
@@ -127,13 +166,13 @@ def _forget(tree: Tree, key: str) -> None:
         inside.pop(leaf, None)
 
 
-def _as_setting_error(error: ValidationError) -> SettingError:
+def _as_setting_error(error: ValidationError, model: type[BaseModel]) -> SettingError:
     """The first fault of a validation, in one line."""
     fault = error.errors()[0]
     where = [str(part) for part in fault["loc"]]
     name = ".".join(where) or "recipe"
     if fault["type"] == "extra_forbidden":
-        valid = list(_fields_at(Recipe, where[:-1]))
+        valid = list(_fields_at(model, where[:-1]))
         return SettingError(
             name, f"unknown key{did_you_mean(where[-1], valid)}", f"valid here: {', '.join(sorted(valid))}"
         )

@@ -42,6 +42,9 @@ def print_details(folder: Path, progress: Progress) -> None:
     Raises:
         SettingError: the folder holds no run.
     """
+    stages = sorted(folder.glob("stages/*/events.jsonl"))
+    if stages:
+        raise SettingError("RUN", f"{folder} is a run of stages", f"give one of them, such as {stages[-1].parent}")
     if not (folder / "events.jsonl").is_file():
         raise SettingError("RUN", f"{folder} holds no run", "give the run_dir of a run, such as runs/quickstart-...")
     speculation = speculation_report(read_speculation(folder))

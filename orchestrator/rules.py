@@ -8,18 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from actors.speculation.selectors import SELECTORS
-from learners.advantages import (
-    ADVANTAGES,
-    NORMS,
-    TRACE_ADVANTAGES,
-    VALUE_ADVANTAGES,
-    GroupRewards,
-    MomentNorm,
-    Trace,
-    TracedGroup,
-    ValuedTokens,
-    asks_critic,
-)
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, GroupRewards, MomentNorm, Trace, TracedGroup
+from learners.critic.advantages import VALUE_ADVANTAGES, ValuedTokens, asks_critic
 from learners.logprobs import Moments
 from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import OptionError, with_options
@@ -31,6 +21,7 @@ from orchestrator.errors import SettingError
 from orchestrator.group_plan import plan_of
 from orchestrator.nearest import did_you_mean
 from orchestrator.rules_for_groups import GROUP_RULES
+from orchestrator.stages.kind_rules import KIND_RULES
 
 Rule = Callable[[Recipe], SettingError | None]
 
@@ -180,6 +171,9 @@ def the_governor_is_known(recipe: Recipe) -> SettingError | None:
 def groups_have_a_baseline(recipe: Recipe) -> SettingError | None:
     size, algorithm = recipe.rollout.group_size, recipe.algorithm
     if plan_of(recipe).answers >= 2 or (asks_critic(algorithm.advantage) and not algorithm.drop_zero_variance):
+        return None
+    # Neither likelihood nor a teacher compares the answers to a prompt with each other.
+    if recipe.kind in ("rejection", "distill"):
         return None
     if asks_critic(algorithm.advantage):
         return SettingError(
@@ -334,6 +328,7 @@ RULES: tuple[Rule, ...] = (
     correction_bounds_are_ordered,
     sampling_keeps_the_vocabulary,
     what_repeats_waits_for_nobody,
+    *KIND_RULES,
 )
 
 

@@ -49,6 +49,7 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.run_log import RunLog
 from orchestrator.run_state import RunMemory, Spent
 from orchestrator.sampling import sampling_of
+from orchestrator.stages.batches import Batches, make_batches
 from orchestrator.summary import Status, summarise
 from orchestrator.trackers import open_trackers
 from orchestrator.weight_bus import WeightBus
@@ -64,7 +65,7 @@ class Run:
     actors: Actors
     dispatcher: Dispatcher
     plane: RolloutPlane
-    batches: BatchBuilder
+    batches: Batches
     bus: WeightBus
     speculation: Speculation | None
     evaluator: Evaluator
@@ -123,7 +124,8 @@ async def begin(run: Run) -> int:
 async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, dict[str, float]]:
     """One training step: on a whole batch, or, streaming, on its groups as they finish."""
     wanted, stream = run.recipe.trainer.prompts_per_step, run.recipe.trainer.stream
-    step = run.actors.learners.begin_step(version, streamed=stream)
+    anew = run.recipe.keep is not None and run.recipe.keep.restart
+    step = run.actors.learners.begin_step(version, streamed=stream, anew=anew)
     groups: list[ScoredGroup] = []
     while True:
         lacking = wanted - len(groups)
@@ -278,7 +280,14 @@ def assemble(
         top_k=rollout.top_k,
         stop_token_ids=prepared.stop_token_ids,
     )
-    dispatcher = make_dispatcher(recipe, prepared.source, prepared.encode)
+    compared = BatchBuilder(
+        recipe.algorithm,
+        prompt_of=prompt_of(group_plan, prepared),
+        part_of=group_plan.part,
+        budgets=(*(rollout.probes.at or ()), rollout.max_response_tokens) if rollout.probes else (),
+    )
+    batches = make_batches(recipe, compared)
+    dispatcher = make_dispatcher(recipe, prepared.source, prepared.encode, batches.usable)
     plane = RolloutPlane(
         dispatcher=dispatcher,
         fleet=actors.fleet,
@@ -318,12 +327,6 @@ def assemble(
     activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
     section = recipe.speculation if speculates(recipe, prepared) else None
     speculation = None if section is None else Speculation(section, actors, bus, activity, log)
-    batches = BatchBuilder(
-        recipe.algorithm,
-        prompt_of=prompt_of(group_plan, prepared),
-        part_of=group_plan.part,
-        budgets=(*(rollout.probes.at or ()), rollout.max_response_tokens) if rollout.probes else (),
-    )
     watch = GapWatch(recipe.weight_sync.gap_alarm, "freshly sampled tokens", limit=tolerance.mean, warned=log.warned)
 
     def spent() -> Spent:

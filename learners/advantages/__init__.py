@@ -2,12 +2,11 @@
 
 Pure functions on plain floats, chosen by name (`ADVANTAGES`), then a norm over the batch (`NORMS`); importing this
 package registers all of them. Groups may differ in size. Those that differ along an answer have registries of their
-own: from probes of it (`TRACE_ADVANTAGES`), or from a critic's values (`VALUE_ADVANTAGES`).
+own: from probes of it (`TRACE_ADVANTAGES`), or from a critic's values (`learners.critic.advantages`).
 """
 
 from learners.advantages import baselines, likelihoods, subgroups
 from learners.advantages.estimator import ADVANTAGES, AdvantageEstimator, GroupRewards
-from learners.advantages.from_values import VALUE_ADVANTAGES, TokenCredit, ValuedTokens, asks_critic
 from learners.advantages.norms import NORMS, AdvantageNorm, GroupAdvantages, MomentNorm
 from learners.advantages.traces import TRACE_ADVANTAGES, Trace, TracedGroup, TraceEstimator
 
@@ -15,18 +14,14 @@ __all__ = [
     "ADVANTAGES",
     "NORMS",
     "TRACE_ADVANTAGES",
-    "VALUE_ADVANTAGES",
     "AdvantageEstimator",
     "AdvantageNorm",
     "GroupAdvantages",
     "GroupRewards",
     "MomentNorm",
-    "TokenCredit",
     "Trace",
     "TraceEstimator",
     "TracedGroup",
-    "ValuedTokens",
-    "asks_critic",
     "baselines",
     "likelihoods",
     "subgroups",

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from learners.advantages import NORMS, VALUE_ADVANTAGES, MomentNorm, TokenCredit, ValuedTokens
+from learners.advantages import NORMS, MomentNorm
+from learners.critic.advantages import VALUE_ADVANTAGES, TokenCredit, ValuedTokens
 from learners.critic.critic import Critic, Values
 from learners.micro_batch import Lesson, MicroBatch, Part
 from learners.options import with_options

@@ -128,6 +128,19 @@ class DataSettings(Section):
         return self
 
 
+class Form(Protocol):
+    """How a prompt is put to the model: see the fields of `DataSettings`."""
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def chat(self) -> bool: ...
+
+    @property
+    def system(self) -> str | None: ...
+
+
 class Tokenizer(Protocol):
     """What `render` needs of a Hugging Face tokenizer."""
 
@@ -178,7 +191,7 @@ def prompt_text(prompt: Prompt, template: str) -> str:
     return _TEMPLATE_FIELD.sub(value, template)
 
 
-def render(prompt: Prompt, settings: DataSettings, tokenizer: Tokenizer) -> tuple[int, ...]:
+def render(prompt: Prompt, settings: Form, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Token ids that the engine continues.
 
     Plain text gets the tokenizer's opening special tokens; a closing one is dropped, because the answer follows. A
@@ -190,6 +203,11 @@ def render(prompt: Prompt, settings: DataSettings, tokenizer: Tokenizer) -> tupl
     text = prompt_text(prompt, settings.template)
     if settings.chat:
         return tuple(tokenizer.encode(_as_chat(text, settings.system, tokenizer), add_special_tokens=False))
+    return opened(text, tokenizer)
+
+
+def opened(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of plain text that something follows: opening special tokens stay, a closing one is dropped."""
     ids = tokenizer.encode(text, add_special_tokens=True)
     bare = tokenizer.encode(text, add_special_tokens=False)
     if ids and ids[-1] == tokenizer.eos_token_id and (not bare or bare[-1] != tokenizer.eos_token_id):

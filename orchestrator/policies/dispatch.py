@@ -70,6 +70,7 @@ class Dispatcher:
         encode: turns a prompt into its token ids.
         group_size: answers wanted of each prompt.
         drop_zero_variance: end groups without signal as `filtered` and admit others in their place.
+        usable: whether a batch can be built with a group; one that cannot is filtered likewise.
         wanted: groups that the run will train on; no more are admitted than can still be.
         filters: what becomes of a group before that; those that it leaves out end as `filtered` too.
         greedy: the last answer of each group is decoded greedily.
@@ -90,12 +91,14 @@ class Dispatcher:
         filters: Sequence[Step] = (),
         greedy: bool = False,
         most_filtered: int | None = None,
+        usable: Callable[[ScoredGroup], bool] = lambda _: True,
     ) -> None:
         self._source, self._encode = source, encode
         self._rule, self._admission, self._late = rule, admission, late
         self._group_size, self._drop_zero_variance, self._wanted = group_size, drop_zero_variance, wanted
         self._filters, self._greedy, self._most_filtered = filters, greedy, most_filtered
         self._filtered_in_a_row = 0
+        self._usable = usable
         self._in_flight: dict[int, GroupInFlight] = {}
         self._versions: Counter[int] = Counter()
         """Groups in flight by admitted version."""
@@ -163,7 +166,7 @@ class Dispatcher:
             foreign=foreign,
         )
         kept = passed(scored, self._filters)
-        if kept is None or (self._drop_zero_variance and not kept.has_signal):
+        if kept is None or (self._drop_zero_variance and not kept.has_signal) or not self._usable(kept):
             self._end(index, End.FILTERED)
             self._expect_some_to_pass()
             return replace(scored, filtered=True)

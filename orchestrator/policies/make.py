@@ -9,6 +9,7 @@ from orchestrator.group_plan import plan_of
 from orchestrator.policies.admission import Admission, Continuous, Rounds
 from orchestrator.policies.dispatch import Dispatcher
 from orchestrator.policies.group_filters import filters_of
+from orchestrator.policies.groups import ScoredGroup
 from orchestrator.policies.late import LateRule
 from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.policies.staleness import StalenessRule
@@ -23,7 +24,12 @@ SCORING_SLACK_S = 60.0
 """Time that answers may stand in line for a reward, beyond one answer's own deadline."""
 
 
-def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prompt], tuple[int, ...]]) -> Dispatcher:
+def make_dispatcher(
+    recipe: Recipe,
+    source: PromptSource,
+    encode: Callable[[Prompt], tuple[int, ...]],
+    usable: Callable[[ScoredGroup], bool],
+) -> Dispatcher:
     """The dispatcher with the admission and late policies that the recipe names."""
     rollout, trainer, algorithm, plan = recipe.rollout, recipe.trainer, recipe.algorithm, plan_of(recipe)
     rule = StalenessRule(trainer.prompts_per_step, rollout.max_staleness)
@@ -36,6 +42,7 @@ def make_dispatcher(recipe: Recipe, source: PromptSource, encode: Callable[[Prom
         late=LateRule(rollout.late, rollout.max_staleness, rollout.hard_staleness),
         group_size=plan.answers,
         drop_zero_variance=algorithm.drop_zero_variance,
+        usable=usable,
         wanted=trainer.steps * trainer.prompts_per_step,
         filters=filters_of(algorithm),
         greedy=plan.greedy,

@@ -67,7 +67,7 @@ def test_a_part_without_a_trained_token_has_no_micro_batch_on_any_rank(items: li
 
 def test_a_part_smaller_than_the_ranks_gives_the_others_an_empty_row() -> None:
     parts = [cut_part([sequence("a", 2, (True,))], version=0, token_budget=9, rank=rank, ranks=2) for rank in range(2)]
-    assert [part.counts for part in parts] == [BatchCounts(1, 1)] * 2
+    assert [part.counts for part in parts] == [BatchCounts(1, 1, 1)] * 2
     assert [[micro.positions.numel() for micro in part.micro_batches] for part in parts] == [[1], [0]]
 
 

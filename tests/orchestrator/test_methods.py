@@ -4,9 +4,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, VALUE_ADVANTAGES
+from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES
+from learners.critic.advantages import VALUE_ADVANTAGES
 from learners.masks import MASKS
 from learners.off_policy import OFF_POLICY
+from learners.preferences import PREFERENCES
 from learners.surrogates import SURROGATES
 from learners.terms import TERMS
 from orchestrator.cli import app
@@ -19,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 def test_every_registered_part_is_listed_with_what_it_computes() -> None:
     listed = [method for _, found in methods() for method in found]
     advantages = (ADVANTAGES, TRACE_ADVANTAGES, VALUE_ADVANTAGES)
-    registries = (*advantages, NORMS, SURROGATES, MASKS, OFF_POLICY, TERMS, GROUP_FILTERS)
+    registries = (*advantages, NORMS, SURROGATES, MASKS, OFF_POLICY, TERMS, GROUP_FILTERS, PREFERENCES)
     assert len(listed) == sum(len(registry.names()) for registry in registries)
     assert all(method.says for method in listed)
     settings = [method.setting for method in listed]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.advantages import VALUE_ADVANTAGES, TokenCredit, ValuedTokens
-from learners.advantages.from_values import extended_gae, gae
+from learners.critic.advantages import VALUE_ADVANTAGES, TokenCredit, ValuedTokens, extended_gae, gae
 from learners.options import options_of
 
 
