@@ -5,7 +5,7 @@ A plain class, so that tests and other programs use it as it is; the orchestrato
 twice, because an actor died, gets the same verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rewards.child_pool import ChildPool
 from rewards.response import Response, Score
@@ -22,9 +22,24 @@ class RewardWorker:
         """Wait until every child can score. Raises: RewardSetupError, one line, where the terms cannot work."""
         self._pool.warm_up()
 
-    def score(self, responses: Sequence[Response]) -> list[Score]:
-        """One score for each response, in order; a response whose scoring failed carries the reason."""
-        return self._pool.score(responses)
+    def score(
+        self,
+        responses: Sequence[Response],
+        history: Mapping[str, float] | None = None,
+        shared: Mapping[str, float] | None = None,
+        ticket: str = "",
+    ) -> list[Score]:
+        """One score for each answer to a prompt, in order; a response whose scoring failed carries the reason.
+
+        Args:
+            history, shared: what is remembered of the prompt and of the run.
+            ticket: a name under which `cancel` may call it off.
+        """
+        return self._pool.score_group(responses, history, shared, ticket)
+
+    def cancel(self, ticket: str) -> None:
+        """Nobody waits for that call's scores any more."""
+        self._pool.cancel(ticket)
 
     def heartbeat(self) -> None:
         """Answers while the process lives, however long the scoring takes (a thread of its own)."""

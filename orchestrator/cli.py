@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+UNSCORED = 1
+"""Exit code of `score` where some answers got the fallback."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
@@ -130,6 +132,43 @@ def doctor(
     faults = print_findings(examine(load_recipe(recipe, overrides or []), address), Console())
     if faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def rewards(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the list of docs/rewards.md.")] = False,
+) -> None:
+    """List the reward terms that a recipe can name, with their sources, options and an example."""
+    from orchestrator.reward_list import as_markdown, as_text
+
+    typer.echo(as_markdown() if markdown else as_text(), nl=False)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSONL with a `response` a line; `prompt` and `answer` where needed.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings, as reward.workers=4.")] = None,
+    reward: Annotated[str, typer.Option(help="A term, a function `module:name`, or a recipe.")] = "math",
+    out: Annotated[Path | None, typer.Option(help="File to write the grade of each answer to, as JSONL.")] = None,
+    response_column: Annotated[str, typer.Option(help="Field with the answer to grade.")] = "response",
+    answer_column: Annotated[str, typer.Option(help="Field with the right answer.")] = "answer",
+    prompt_column: Annotated[str, typer.Option(help="Field with the prompt; equal prompts are a group.")] = "prompt",
+) -> None:
+    """Grade answers in a file. Exit code 1 where some could not be scored."""
+    from orchestrator.progress import Progress
+    from orchestrator.recipe import load_reward
+    from orchestrator.score_file import Columns, grade, print_grades, read_responses, write_grades
+
+    settings = load_reward(reward, overrides or [])
+    responses = read_responses(file, Columns(response_column, answer_column, prompt_column))
+    with Progress(f"paceline score {file}") as progress:
+        progress.phase(f"scoring {len(responses)} answers")
+        grades = grade(responses, settings, progress.part)
+        print_grades(responses, grades, progress)
+    if out is not None:
+        write_grades(out, responses, grades)
+    if grades.failures:
+        raise typer.Exit(UNSCORED)
 
 
 @app.command()

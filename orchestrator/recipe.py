@@ -19,6 +19,7 @@ from orchestrator.nearest import did_you_mean
 from orchestrator.rules import check_rules
 from orchestrator.stages.kinds import BROUGHT
 from orchestrator.stages.overlay import laid_over
+from rewards.settings import RewardSettings, Section, spelled_out
 
 Tree = dict[str, object]
 Model = TypeVar("Model", bound=BaseModel)
@@ -74,6 +75,27 @@ def as_recipe(tree: Tree) -> Recipe:
     return recipe
 
 
+def load_reward(name_or_recipe: str, overrides: Sequence[str] = ()) -> RewardSettings:
+    """The reward of a recipe, or of one term by name, with overrides such as `reward.workers=2`.
+
+    Raises:
+        SettingError: names the first fault.
+    """
+    path = Path(name_or_recipe)
+    is_recipe = path.suffix in {".yaml", ".yml"} or name_or_recipe in shipped_recipes()
+    tree: Tree = {"reward": read_tree(name_or_recipe).get("reward") if is_recipe else name_or_recipe}
+    expand_words(tree)
+    for override in overrides:
+        apply_override(tree, override)
+    return validated(_RewardAlone, tree).reward
+
+
+class _RewardAlone(Section):
+    """The part of a recipe that grading needs."""
+
+    reward: RewardSettings
+
+
 def validated(model: type[Model], tree: Tree) -> Model:
     """Settings as this model.
 
@@ -119,6 +141,8 @@ def _read(path: Path) -> Tree:
 
 def expand_words(tree: Tree) -> None:
     """Put the settings that a word stands for in its place."""
+    if "reward" in tree:
+        tree["reward"] = spelled_out(tree["reward"])
     word = tree.get("speculation")
     word = "off" if word is False else word  # `off` is a boolean in YAML
     if not isinstance(word, str):

@@ -2,10 +2,12 @@
 
 Invariants: `score` returns a score for each response or raises `RewardLost`; an actor that died or hangs is replaced
 and the responses are scored anew, which gives the same verdict. A heartbeat tells a hanging actor from a busy one.
+What terms remember of prompts is kept here, apart from the actor, so that it outlives one; it is part of a checkpoint.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Protocol
 
 import ray
@@ -14,7 +16,9 @@ from ray.exceptions import RayActorError
 
 from orchestrator.deadline import DeadlineMissed, within
 from orchestrator.errors import PacelineError, last_line
-from rewards.response import Response, Score
+from rewards.history import PromptHistory
+from rewards.quarantine import Quarantine
+from rewards.response import Failure, Response, Score
 from rewards.settings import RewardSettings
 
 RESTART_S = 10.0
@@ -29,6 +33,8 @@ class RewardLost(PacelineError):
 
 class RewardListener(Protocol):
     def worker_lost(self, worker: str, reason: str) -> None: ...
+
+    def warned(self, message: str) -> None: ...
 
 
 class RewardClient:
@@ -47,6 +53,10 @@ class RewardClient:
         self._spawn, self._settings, self._listener = spawn, settings, listener
         self._actor = spawn()
         self._waiting = 0
+        self._calls = count()
+        self._quarantine = Quarantine(settings.quarantine_after)
+        self.history = PromptHistory(settings.history_prompts)
+        """What terms remember; the driver ends a step with `history.turn()`, and saves and restores it."""
 
     @property
     def waiting(self) -> int:
@@ -57,25 +67,29 @@ class RewardClient:
         """Wait until the actor can score. Raises: RayError where its terms cannot work."""
         await within(self._settings.start_timeout_s + RESTART_S, self._actor.warm_up.remote(), "start of the rewards")
 
-    async def score(self, responses: Sequence[Response]) -> list[Score]:
-        """A score for each response, in order.
+    async def score(self, responses: Sequence[Response], *, remember: bool = False) -> list[Score]:
+        """A score for each answer to one prompt, in order.
+
+        Args:
+            remember: note what the terms want to know of the prompt when it comes again.
 
         Raises:
             RewardLost: the actor was lost `MAX_ATTEMPTS` times over these responses.
         """
+        item = responses[0].item if responses else ""
+        if self._quarantine.holds(item):
+            reason = f"{item} is in quarantine after {self._settings.quarantine_after} visits that hung"
+            return [Score(self._settings.fallback, {}, reason, failure=Failure("quarantined"))] * len(responses)
         self._waiting += len(responses)
         try:
-            reason = ""
-            for _ in range(MAX_ATTEMPTS):
-                actor = self._actor
-                try:
-                    return await self._score_on(actor, responses)
-                except (RayActorError, DeadlineMissed) as error:
-                    reason = last_line(error)
-                    self._replace(actor, reason)
-            raise RewardLost(f"the reward worker was lost {MAX_ATTEMPTS} times ({reason})")
+            scores = await self._score_somewhere(responses)
         finally:
             self._waiting -= len(responses)
+        if self._quarantine.seen(item, scores):
+            self._listener.warned(f"rewards: {item} is no longer scored, its answers hung in several visits")
+        if remember:
+            self.history.note(item, [fact for score in scores for fact in score.facts])
+        return scores
 
     def restart(self, reason: str) -> None:
         """Replace the actor; what it was scoring is scored anew."""
@@ -84,18 +98,32 @@ class RewardClient:
     async def close(self) -> None:
         ray.kill(self._actor, no_restart=True)
 
+    async def _score_somewhere(self, responses: Sequence[Response]) -> list[Score]:
+        reason = ""
+        for _ in range(MAX_ATTEMPTS):
+            actor = self._actor
+            try:
+                return await self._score_on(actor, responses)
+            except (RayActorError, DeadlineMissed) as error:
+                reason = last_line(error)
+                self._replace(actor, reason)
+        raise RewardLost(f"the reward worker was lost {MAX_ATTEMPTS} times ({reason})")
+
     async def _score_on(self, actor: ActorHandle, responses: Sequence[Response]) -> list[Score]:
         # The worst case: every response in line runs into its deadline and costs its child a restart.
         each = self._settings.deadline_s + RESTART_S
         patience_s = self._settings.start_timeout_s + each * self._waiting
-        call: asyncio.Future[list[Score]] = asyncio.ensure_future(
-            within(patience_s, actor.score.remote(responses), "reward worker")
-        )
+        item, ticket = (responses[0].item if responses else ""), str(next(self._calls))
+        asked = actor.score.remote(responses, self.history.of(item), self.history.shared, ticket)
+        call: asyncio.Future[list[Score]] = asyncio.ensure_future(within(patience_s, asked, "reward worker"))
         try:
             while not (await asyncio.wait({call}, timeout=self._settings.heartbeat_s))[0]:
                 alive = actor.heartbeat.options(concurrency_group="heartbeat").remote()
                 await within(MISSED_BEATS * self._settings.heartbeat_s, alive, "heartbeat of the reward worker")
             return call.result()
+        except asyncio.CancelledError:  # nobody needs the group any more
+            actor.cancel.options(concurrency_group="heartbeat").remote(ticket)
+            raise
         finally:
             call.cancel()
 

@@ -155,8 +155,10 @@ class RolloutPlane:
         """The batch is complete: suspend, put back or drop what still runs, where the admission policy says so."""
         cut = self._dispatcher.cut()
         thrown_away = {group.index: group for group in cut.throw_away}
-        for running in self._running.values():
+        for task, running in self._running.items():
             running.thrown_away |= thrown_away.pop(running.group.index, None) is not None
+            if running.thrown_away and running.scoring:
+                task.cancel()  # nobody needs the scores any more
         for group in thrown_away.values():  # These were finished already.
             self._listener.group_cut(group, (), self._leftovers)
         for group in (*cut.suspend, *cut.throw_away):
@@ -202,10 +204,10 @@ class RolloutPlane:
             running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             anchor = None if self._anchors is None else self._anchors.of(group.prompt, group.admitted_version)
             written = answers if anchor is None else [*answers, anchor]
-            asked: list[tuple[int, Completion, tuple[int, ...]]]
-            asked = [(sample, answer.completion, ()) for sample, answer in enumerate(written)]
-            asked += [(probe.sample, completion, probe.begun) for probe, completion in probed]
-            scores = await self._rewards.score([self._response(group.prompt, *item) for item in asked])
+            scores = await self._rewards.score(responses(group.prompt, written, self._decode), remember=True)
+            if probed:
+                cut = [self._response(group.prompt, p.sample, completion, p.begun) for p, completion in probed]
+                scores += await self._rewards.score(cut)
         except (Undeliverable, DeadlineMissed, RewardLost) as error:
             if not running.thrown_away:
                 self._dispatcher.fail(group.index)
@@ -381,4 +383,6 @@ def response(
         metadata=prompt.metadata,
         truncated=completion.finish_reason == "length",
         response_tokens=len(token_ids),
+        prompt_id=prompt.prompt_id,
+        token_ids=token_ids,
     )

@@ -140,6 +140,7 @@ async def learn(run: Run, version: int) -> tuple[list[ScoredGroup], TrainBatch, 
             if complete:
                 metrics = await step.finish()
                 run.dispatcher.trained(groups)
+                run.actors.rewards.history.turn()
                 return groups, step.batch, metrics
 
 

@@ -5,6 +5,7 @@ Components report to it through the small listener protocols that they declare; 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -26,7 +27,7 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
 from orchestrator.trackers import Tracker
 from orchestrator.weight_bus import SyncReport
-from rewards.response import Score
+from rewards.response import Failure, Score
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -69,6 +70,7 @@ class RunLog:
         self._decode, self._clock = decode, clock
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._masks = recipe.algorithm.masks
+        self._slow_s = recipe.reward.slow_s
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}
         """Of each group that has not ended."""
@@ -140,7 +142,11 @@ class RunLog:
             self._ended(group.index)
         for number, score in enumerate(group.scores):
             if score.error is not None:
-                self._event("reward_error", sample=f"{group.index}/{number}", error=score.error)
+                failure = score.failure or Failure("raised")
+                kind = {"kind": failure.kind, "term": failure.term}
+                self._event("reward_error", sample=f"{group.index}/{number}", error=score.error, **kind)
+            if score.seconds > self._slow_s:
+                self._event("reward_slow", sample=f"{group.index}/{number}", seconds=score.seconds)
 
     def group_dropped(self, group: ScoredGroup, reason: str) -> None:
         self._ended(group.index)
@@ -269,6 +275,7 @@ class RunLog:
         metrics = {
             "reward": reward,
             **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in _term_names(scores)},
+            **_failures(scores),
             "response_tokens/mean": fmean(lengths),
             "response_tokens/max": float(max(lengths)),
             "truncated": fmean(t.completion.finish_reason == "length" for group in groups for t in group.trajectories),
@@ -394,3 +401,10 @@ def _leg_row(leg: Leg) -> list[object]:
 
 def _term_names(scores: Sequence[Score]) -> list[str]:
     return sorted({name for score in scores for name in score.terms})
+
+
+def _failures(scores: Sequence[Score]) -> dict[str, float]:
+    """How many answers got the fallback, by what happened and the term that was at work."""
+    failures = [score.failure for score in scores if score.failure is not None]
+    counts = Counter(f"reward_failed/{failure.kind}/{failure.term or 'unknown'}" for failure in failures)
+    return {"reward_failed": float(len(failures)), **{name: float(count) for name, count in sorted(counts.items())}}

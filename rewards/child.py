@@ -1,40 +1,44 @@
-"""A scoring child: the program that a pool starts as `python -m rewards.child FD PARENT_PID`.
+"""A scoring child: the program that a pool starts as `python -m rewards.child SOCKET MARK PARENT_PID`.
 
-It answers one response at a time and knows nothing of deadlines: the pool keeps them and kills. What the terms import
-and compile is loaded before the child reports ready, and the memory limit counts from there.
+It loads what the terms import and compile, reports ready, and has its forks (`rewards.lives`) answer one request after
+another. They mark which term is at work and know nothing of deadlines: the pool keeps them, and has them killed. The
+memory limit counts from where they are born.
 """
 
 import gc
 import os
 import socket
 import sys
+from functools import partial
 
 from rewards.compose import Reward, RewardSetupError, one_line
 from rewards.confinement import die_with_parent, install_guard, limit_memory
+from rewards.lives import live
+from rewards.response import Response, Score
 from rewards.settings import RewardSettings
-from rewards.wire import Channel, ChannelClosedError, Reply
+from rewards.term_mark import TermMark
+from rewards.wire import Channel, ChannelClosedError, Reply, Request
 
 
-def main(channel_fd: int, parent_pid: int) -> None:
+def main(control_fd: int, mark_fd: int, parent_pid: int) -> None:
     die_with_parent(parent_pid)
     # What a term prints belongs in the log, and stdout may be a pipe that somebody parses.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    channel = Channel(socket.socket(fileno=channel_fd))
+    control = socket.socket(fileno=control_fd)
+    channel = Channel(control)
     try:
         settings = RewardSettings.model_validate_json(channel.receive())
-        reward = _start(settings, channel)
+        reward = _start(settings, channel, TermMark(mark_fd))
         if reward is not None:
-            limit_memory(settings.memory_mb)
-            install_guard()
-            channel.send_reply(Reply("ready"))
-            _serve(reward, channel)
-    except ChannelClosedError:
+            channel.send_reply(Reply("ready", groups=reward.sees_groups))
+            live(control, partial(_serve, reward, settings.memory_mb))
+    except (ChannelClosedError, BrokenPipeError, ConnectionResetError):
         return  # the pool is gone
 
 
-def _start(settings: RewardSettings, channel: Channel) -> Reward | None:
+def _start(settings: RewardSettings, channel: Channel, mark: TermMark) -> Reward | None:
     try:
-        reward = Reward(settings)
+        reward = Reward(settings, mark.set)
         reward.warm_up()
     except RewardSetupError as refusal:
         channel.send_reply(Reply("refused", reason=str(refusal)))
@@ -47,17 +51,25 @@ def _start(settings: RewardSettings, channel: Channel) -> Reward | None:
     return reward
 
 
-def _serve(reward: Reward, channel: Channel) -> None:
+def _serve(reward: Reward, memory_mb: int, channel: Channel) -> None:
+    limit_memory(memory_mb)
+    install_guard()
     while True:
         # No deadline: an idle child waits for work as long as its parent lives, and dies with it.
-        response = channel.receive_response()
+        request = channel.receive_request()
         try:
-            score = reward.score(response)
+            scores = _scores(reward, request)
         except MemoryError:
             channel.send_reply(Reply("out_of_memory"))
             return  # what filled the memory may be a cache: a fresh child is cheaper than a second failure
-        channel.send_reply(Reply("score", score))
+        channel.send_reply(Reply("scores", scores))
+
+
+def _scores(reward: Reward, request: Request) -> tuple[Score, ...]:
+    if isinstance(request, Response):
+        return (reward.score(request),)
+    return tuple(reward.score_group(request.responses, request.scores, request.history, request.shared))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

@@ -15,7 +15,8 @@ from typing import TypeAlias
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 from rewards.extraction import after_answer_word, after_last, first_line, last_boxed, last_line
-from rewards.registry import term
+from rewards.math_notation import rewritten, scale_words
+from rewards.registry import Example, term
 from rewards.response import Response
 
 Parsed: TypeAlias = tuple[object, ...]
@@ -28,7 +29,8 @@ _LONGEST_ANSWER = 1000
 """Characters of a final answer; a longer one is no answer to a math problem and would only burn the deadline."""
 _PLAIN = re.compile(
     r"(?P<sign>[-+]?)\s*(?:\\?\$|[€£¥])?\s*"
-    r"(?P<whole>\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+|\d+)?(?P<fraction>\.\d+)?(?:\s*/\s*(?P<below>\d+))?\.?"
+    r"(?P<whole>\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+|\d+)?(?P<fraction>\.\d+)?(?:\s*/\s*(?P<below>\d+))?\.?",
+    re.ASCII,
 )
 _UNIT = re.compile(r"(?<=[\d.])(?:\s+(?!percent|hundred|thousand|[mb]illion|trillion|dozen)[A-Za-z]{3,}){1,5}\.?$")
 """What is counted ("72 clips"): words behind a number, but not short ones (variables) or those that scale it."""
@@ -36,22 +38,25 @@ _LAST_NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%
 _EXTRACTION = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 
 
-@term("math", example=Response("example", "", r"\boxed{x^2 + \frac{1}{2}}", reference=r"\frac{1}{2} + x^2"))
+@term("math", example=Example(Response("example", "", r"\boxed{x^2 + \frac{1}{2}}", r"\frac{1}{2} + x^2"), 1.0))
 def math_reward(response: Response) -> float:
     r"""1.0 where the answer equals the reference, 0.0 otherwise.
 
     The answer is the first found of: the last ``\boxed{}``; the line after the last ``####``; what follows the last
     "answer:" or "answer is"; the last formula or number of the last line. The last of these is a guess, so it is not
-    made for an answer that was cut off in the middle.
+    made for an answer that was cut off in the middle, or in the middle of a box.
 
     Raises: ValueError where the response has no reference.
     """
     if response.reference is None:
         raise ValueError("the prompt has no reference; set data.answer_column")
-    answer = _final_answer(response.text, guess=not response.truncated)
+    answer = _final_answer(response.text, guess=not response.truncated and r"\boxed{" not in response.text)
     if answer is None or len(answer) > _LONGEST_ANSWER:
         return 0.0
-    return float(_equal(_reference(response.reference), answer))
+    reference = _reference(response.reference)
+    if scale_words(reference) != scale_words(answer):
+        return 0.0  # math-verify reads 12 million as 12
+    return float(_equal(rewritten(reference), rewritten(answer)))
 
 
 def _final_answer(text: str, *, guess: bool) -> str | None:
@@ -121,5 +126,6 @@ def _parsed_reference(reference: str) -> Parsed:
 
 def _parse(answer: str) -> Parsed:
     """As the content of a box where that is LaTeX, else as text with a number or an expression in it."""
+    answer = answer.removesuffix(".")
     boxed = tuple(parse(rf"\boxed{{{answer}}}", extraction_config=_EXTRACTION, parsing_timeout=None))
     return boxed or tuple(parse(answer, extraction_config=_EXTRACTION, parsing_timeout=None))

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 import reasoning_gym
 
+import rewards.puzzles.tasks  # noqa: F401 - it registers the tasks of this package
 from rewards.extraction import by_marker
-from rewards.registry import term
+from rewards.registry import Example, term
 from rewards.response import Json, Response
 
 Scorer = Callable[[str, Mapping[str, Json]], float]
@@ -19,7 +20,7 @@ _EXAMPLE = Response(
 )
 
 
-@term("reasoning_gym", example=_EXAMPLE)
+@term("reasoning_gym", example=Example(_EXAMPLE, 1.0))
 def reasoning_gym_reward(response: Response, *, marker: str = "####") -> float:
     """The scorer's value, in [0, 1] for most tasks, partial credit included.
 

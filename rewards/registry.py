@@ -1,4 +1,4 @@
-"""The named reward terms: a name from a recipe becomes a function from a response to a value.
+"""The named reward terms: a name from a recipe becomes a function from a response, or from a group of them, to values.
 
 Two kinds of name. A plain one (`math`) is a term of this package: `BUILT_IN` says which module registers it, so that
 a name can be checked without importing that module's verifier. A name with a colon (`package.module:function`) is
@@ -7,29 +7,81 @@ a user's own function, imported from the path of the process that scores.
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
-from rewards.response import Response
+from rewards.group import Group
+from rewards.response import Json, Response
+from rewards.verdict import Answer, TermValue
 
-TermValue = float | Mapping[str, float]
-TermFunction = Callable[..., TermValue]
+TermFunction = Callable[..., Answer | Awaitable[Answer]]
 """A response and the recipe's options as keywords in; one value, or several named ones, out."""
+GroupFunction = Callable[..., Sequence[Answer] | Awaitable[Sequence[Answer]]]
+"""A group and the recipe's options as keywords in; for each of its responses what a `TermFunction` returns, out."""
 
 BUILT_IN: Mapping[str, str] = {
+    "adaptthink": "rewards.lengths.thinking",
+    "anytime_brpo": "rewards.lengths.budget",
+    "autothink": "rewards.lengths.thinking",
+    "cosine_length": "rewards.lengths.overlong",
+    "countdown": "rewards.puzzles.arithmetic",
+    "dot_truncation": "rewards.lengths.targets",
+    "drpo_length": "rewards.lengths.targets",
+    "exact": "rewards.matching.text",
     "format": "rewards.format_term",
+    "g1_graph": "rewards.puzzles.graphs",
+    "hapo": "rewards.lengths.history",
+    "hbpo_budget": "rewards.lengths.budget",
+    "laser": "rewards.lengths.targets",
+    "laser_d": "rewards.lengths.targets",
     "math": "rewards.math_answer",
-    "overlong": "rewards.overlong_term",
+    "multiple_choice": "rewards.matching.choice",
+    "ndcg": "rewards.matching.ranking",
+    "one_box": "rewards.format_term",
+    "otc_po": "rewards.lengths.tool_use",
+    "overlong": "rewards.lengths.overlong",
+    "phrase": "rewards.matching.text",
+    "random_calculation": "rewards.puzzles.arithmetic",
+    "rank_r1": "rewards.matching.ranking",
     "reasoning_gym": "rewards.reasoning_gym_task",
+    "reasonrank": "rewards.matching.ranking",
+    "recall": "rewards.matching.ranking",
+    "regex": "rewards.matching.text",
+    "repetition": "rewards.matching.repetition",
+    "rlcr": "rewards.matching.confidence",
+    "saturn": "rewards.puzzles.sat",
+    "shortest_correct": "rewards.lengths.targets",
+    "swe_rl": "rewards.matching.patch",
+    "tags": "rewards.format_term",
 }
 
 _Options = ParamSpec("_Options")
-_Value = TypeVar("_Value", bound=TermValue)
+_Value = TypeVar("_Value", bound=Answer)
+_Values = TypeVar("_Values", bound=Sequence[Answer])
 
 
 class UnknownTermError(ValueError):
     """No reward term has this name; one line that names the nearest ones."""
+
+
+class RefusedOptionError(ValueError):
+    """An option of a term has a value that can work for no response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A term at work: shown by `paceline rewards`, run before the first response, and held true by a test.
+
+    Attributes:
+        given: what is scored.
+        value: what comes out, for a group in the order of its responses; None where it depends on the machine.
+        options: of the term.
+    """
+
+    given: Response | Group
+    value: TermValue | tuple[TermValue, ...] | None = None
+    options: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +89,18 @@ class Term:
     """A resolved reward term.
 
     Attributes:
-        function: `(response, **options) -> value`.
-        example: a response to score once before the first real one, so that what the verifier loads or compiles on
-            first use is not taken from a sample's deadline; None where there is nothing to load.
+        function: `(response, **options) -> value`, or `(group, **options) -> values`.
+        example: scored once before the first real response, so that what the verifier loads or compiles on first use
+            is not taken from a sample's deadline.
         confined: may not act on the machine while it scores (`rewards.confinement`). So run the terms of this
             package; a user's own function may do what it likes.
+        sees: one response at a time, or all answers to a prompt together, after the terms that see one.
     """
 
-    function: TermFunction
-    example: Response | None = None
+    function: TermFunction | GroupFunction
+    example: Example | None = None
     confined: bool = False
+    sees: Literal["response", "group"] = "response"
 
 
 @dataclass(slots=True)
@@ -73,17 +127,41 @@ TERMS = TermRegistry()
 
 
 def term(
-    name: str, *, example: Response | None = None
+    name: str, *, example: Example | Response | None = None
 ) -> Callable[[Callable[Concatenate[Response, _Options], _Value]], Callable[Concatenate[Response, _Options], _Value]]:
     """Register the decorated function as the term `name`; see `Term` for `example`."""
 
     def register(
         function: Callable[Concatenate[Response, _Options], _Value],
     ) -> Callable[Concatenate[Response, _Options], _Value]:
-        TERMS.register(name, Term(function, example, confined=True))
+        shown = Example(example) if isinstance(example, Response) else example
+        TERMS.register(name, Term(function, shown, confined=True))
         return function
 
     return register
+
+
+def group_term(
+    name: str, *, example: Example
+) -> Callable[[Callable[Concatenate[Group, _Options], _Values]], Callable[Concatenate[Group, _Options], _Values]]:
+    """Register the decorated function, which sees all answers to a prompt, as the term `name`."""
+
+    def register(
+        function: Callable[Concatenate[Group, _Options], _Values],
+    ) -> Callable[Concatenate[Group, _Options], _Values]:
+        TERMS.register(name, Term(function, example, confined=True, sees="group"))
+        return function
+
+    return register
+
+
+_OF_GROUPS = "_sees_the_group"
+
+
+def of_group(function: GroupFunction) -> GroupFunction:
+    """Mark a function of your own, named as `module:function` in a recipe, as one that sees the whole group."""
+    setattr(function, _OF_GROUPS, True)
+    return function
 
 
 def check_name(name: str) -> str:
@@ -117,7 +195,7 @@ def resolve(name: str) -> Term:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UnknownTermError(f"{module_name} has no function {function_name!r}{_nearest(function_name, dir(module))}")
-    return Term(function)
+    return Term(function, sees="group" if getattr(function, _OF_GROUPS, False) else "response")
 
 
 def _nearest(name: str, known: Mapping[str, str] | list[str]) -> str:

@@ -6,8 +6,26 @@ The orchestrator makes it from a finished trajectory, once: no later stage chang
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that the answer made.
+
+    Attributes:
+        name: of the tool.
+        arguments: as the model wrote them.
+        result: what came back, as the model saw it.
+        failed: the tool refused, or raised.
+    """
+
+    name: str
+    arguments: str = ""
+    result: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +40,9 @@ class Response:
         metadata: the dataset row's further fields, JSON-like (a reasoning-gym item keeps ``task`` and ``entry`` here).
         truncated: the answer ended because it ran out of tokens, not because the model stopped.
         response_tokens: length of the answer in tokens.
+        prompt_id: names the prompt; what stands before an ``@`` names the item in all its epochs.
+        token_ids: what the model sampled; empty where a caller has text alone.
+        tool_calls: in the order in which they were made.
     """
 
     sample_id: str
@@ -31,6 +52,54 @@ class Response:
     metadata: Mapping[str, Json] = field(default_factory=dict)
     truncated: bool = False
     response_tokens: int = 0
+    prompt_id: str = ""
+    token_ids: tuple[int, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def item(self) -> str:
+        """The data's name of what was asked: the same in every epoch."""
+        return self.prompt_id.partition("@")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanReward:
+    """A reward of a part of the text: of the characters from `start` up to `stop`, in Python's counting.
+
+    Attributes:
+        on: `each` token of the part gets the value, or the `last` one alone.
+    """
+
+    start: int
+    stop: int
+    value: float
+    on: Literal["each", "last"] = "each"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something to remember about the prompt, or, if `shared`, about the whole run.
+
+    Attributes:
+        rule: how it meets what is remembered: the smaller value stays (`least`), or the remembered value moves towards
+            the mean of the new ones (`average`). Neither depends on the order in which answers arrive.
+    """
+
+    name: str
+    value: float
+    rule: Literal["least", "average"]
+    shared: bool = False
+
+
+FailureKind = Literal["raised", "timeout", "memory", "died", "closed", "cancelled", "quarantined", "start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no verdict, for counting. `term` is the label of the term at work, "" where nobody knows."""
+
+    kind: FailureKind
+    term: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +107,19 @@ class Score:
     """The verdict on one response.
 
     Attributes:
-        total: weighted sum of `terms`; the configured fallback where scoring failed.
-        terms: value of each named term before weighting.
+        total: what the recipe makes of `terms`; the configured fallback where scoring failed.
+        terms: value of each named term before weighting, in the order of the recipe.
         error: one line where a term raised, timed out or ran out of memory; None for a clean score.
         seconds: wall time that the scoring took.
+        spans: rewards of parts of the text, weighted; they are no part of `total`.
+        facts: what a term wants remembered.
+        failure: set where `error` is.
     """
 
     total: float
     terms: Mapping[str, float]
     error: str | None = None
     seconds: float = 0.0
+    spans: tuple[SpanReward, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    failure: Failure | None = None

@@ -1,7 +1,10 @@
-"""A pool's handle on one child process: started, asked, killed and started again.
+"""A pool's handle on one child process: started, asked, killed and born again.
 
-Invariants: `score` always returns, within the deadlines of the settings; a child that did not answer in time is dead
-before it does; a dead child's successor is loading by then. One thread at a time asks; any thread may `retire`.
+The process that is started loads the terms and has its forks answer (`rewards.lives`): what is killed and born again is
+such a life, within milliseconds. Where it does not fork, the whole process is.
+
+Invariants: `score` and `score_group` always return, within the deadlines of the settings; a life that did not answer in
+time is dead before they do, and its successor is on its way. One thread at a time asks; any thread may `retire`.
 """
 
 import os
@@ -11,37 +14,63 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from rewards.compose import RewardSetupError
-from rewards.response import Response, Score
+from rewards.lives import PID, in_words
+from rewards.response import Failure, FailureKind, Response, Score
 from rewards.settings import RewardSettings
-from rewards.wire import Channel, ChannelClosedError
+from rewards.term_mark import new_mark, read_mark
+from rewards.wire import Channel, ChannelClosedError, GroupRequest, Request, packed
 
 _REAP_TIMEOUT_S = 10.0
 """A killed process is gone in milliseconds, unless the machine swaps."""
+_AHEAD = 4
+"""Requests under way at a time: the next is there when the child is done with one, so that it never waits."""
+_SMALL = 32_768
+"""Bytes of a request that is sent ahead: so many fit into the socket's buffer that sending them never waits."""
+_SOON_S = 0.25
+"""An answer is scored by then, or its life steps back behind the others: those that hang burn a core each."""
+_LOWEST = 19
+"""The nicest that a process can be; only root could take that back, so such a life is not kept."""
 _LAST_WORDS_S = 1.0
-"""A process that closed its channel is on its way out; waiting for it tells its exit code from our kill."""
+"""A process that closed its socket is on its way out, or on the way to end its life: waiting for it tells its exit code
+from our kill, and leaves no grandchild behind."""
+_LATE_S = 10.0
+"""For a loaded process to fork, or to kill and reap a fork, on a busy machine."""
 
 
 class RetiredError(Exception):
     """The child was retired: its pool is closed."""
 
 
+class _OutOfMemoryError(Exception):
+    """The child said so, and left."""
+
+
 class ScoringChild:
-    """One scoring process and its successors. Nothing is started before `start` or the first use."""
+    """One scoring process and its lives. Nothing is started before `start` or the first use."""
 
     def __init__(self, settings: RewardSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._ready = False
+        self._control: socket.socket | None = None
+        self._life: tuple[int, Channel] | None = None
+        """Pid of the life that answers, and the channel to it."""
+        self._mark = new_mark()
+        self._loaded = False
+        self._stepped_back = False
         self._retired = False
         self._lock = threading.Lock()
+        self.sees_groups = False
+        """Whether a term sees all answers to a prompt together; known once the child is ready."""
 
     @property
     def pid(self) -> int | None:
-        """Process id, None between two lives."""
-        return self._process.pid if self._process else None
+        """Process id of the life that answers, None between two."""
+        return self._life[0] if self._life else None
 
     def start(self) -> None:
         """Launch the process where none runs; it loads in the background.
@@ -57,18 +86,18 @@ class ScoringChild:
                 self._launch()
 
     def wait_ready(self) -> None:
-        """Start where needed, and wait until the terms are loaded.
+        """Start where needed, and wait until a life that has loaded the terms answers.
 
         Raises: RewardSetupError where the child refuses, dies or takes longer than `start_timeout_s`.
         """
-        if self._ready and self._process is not None and not _has_ended(self._process):
+        if self._life is not None and not self._stepped_back and not self._life[1].other_side_is_gone:
             return
-        if self._ready:
-            self.kill()  # it died between two samples, which is not the next one's fault
+        if self._life is not None:
+            self._end_life()  # it died between two samples, which is not the next one's fault, or has become slow
         try:
             self.start()
-            assert self._channel is not None
-            reply = self._channel.receive_reply(self._settings.start_timeout_s)
+            self._wait_loaded()
+            self._wait_born()
         except TimeoutError:
             self.kill()
             allowed = f"{self._settings.start_timeout_s:g} s"
@@ -77,84 +106,189 @@ class ScoringChild:
             end = self.kill(_LAST_WORDS_S)
             raise RewardSetupError(f"reward: the scoring process {end} while it loaded its terms") from None
         except OSError as error:
-            raise RewardSetupError(f"reward: cannot start a scoring process: {error}") from error
-        if reply.kind != "ready":
             self.kill()
-            raise RewardSetupError(reply.reason or f"reward: unexpected {reply.kind}")
-        self._ready = True
+            raise RewardSetupError(f"reward: cannot start a scoring process: {error}") from error
 
-    def score(self, response: Response) -> Score:
-        """The child's verdict, or the fallback with the reason where it has none."""
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """The child's verdicts, or the fallback with the reason where it has none; each within its own deadline."""
+        scores: list[Score] = []
+        while len(scores) < len(responses):
+            for answer in self._asked(responses[len(scores) :]):
+                scores.append(answer if isinstance(answer, Score) else answer[0])
+        return scores
+
+    def score_group(self, request: GroupRequest) -> list[Score]:
+        """The second pass. Where it fails, each answer that had a verdict gets the fallback and keeps its terms."""
+        (answer,) = self._asked([request])
+        if not isinstance(answer, Score):
+            return list(answer)
+        return [
+            score
+            if score.error is not None
+            else Score(answer.total, score.terms, answer.error, score.seconds, failure=answer.failure)
+            for score in request.scores
+        ]
+
+    def _asked(self, requests: Sequence[Request]) -> list[Score | tuple[Score, ...]]:
+        """Answers to the first of these, one at least; where one failed, it is the last, and its score says why."""
         started = time.perf_counter()
-        verdict: Score | str
+        answers: list[Score | tuple[Score, ...]] = []
+        failure: tuple[FailureKind, str]
         try:
             self.wait_ready()
             started = time.perf_counter()
-            verdict = self._ask(response)
-        except (RewardSetupError, RetiredError) as error:
-            verdict = str(error)
-        if isinstance(verdict, Score):
-            return verdict
+            for answer in self._answers(requests):
+                answers.append(answer)
+                started = time.perf_counter()
+            return answers
+        except RewardSetupError as error:
+            failure = "start", str(error)
+        except RetiredError as error:
+            failure = "closed", str(error)
+        except TimeoutError:
+            failure = "timeout", f"no verdict within reward.deadline_s={self._settings.deadline_s:g}"
+        except ChannelClosedError:
+            ended = self._end_life()
+            failure = ("closed" if self._retired else "died"), f"the scoring process {ended}"
+        except _OutOfMemoryError:
+            failure = "memory", f"out of memory at reward.memory_mb={self._settings.memory_mb}"
+        kind, reason = failure
         seconds = time.perf_counter() - started
+        term = "" if kind in ("start", "closed") else self._term_at_work()
         self._replace()
-        return Score(self._settings.fallback, {}, verdict, seconds)
+        reason = f"{term}: {reason}" if term else reason
+        return [*answers, Score(self._settings.fallback, {}, reason, seconds, failure=Failure(kind, term))]
 
     def kill(self, grace_s: float = 0.0) -> str:
-        """End the process and whatever it started, after a time in which it may end by itself.
+        """End the process, its life and whatever that started, after a time in which it may end by itself.
 
         Returns: how it ended, in words.
         """
         with self._lock:
-            process, channel = self._process, self._channel
-            self._process = self._channel = None
-            self._ready = False
-        if process is None or channel is None:
+            process, control, life = self._process, self._control, self._life
+            self._process = self._control = self._life = None
+            self._loaded = False
+        if process is None or control is None:
             return "was stopped"
-        channel.close()
-        return _end(process, grace_s)
+        if life is not None:
+            life[1].close()
+        control.close()  # for which it kills its life, and leaves
+        return _end(process, grace_s if life is None else max(grace_s, _LAST_WORDS_S))
 
     def retire(self) -> None:
         """Kill, for good; a `score` in progress in another thread gets its fallback."""
         with self._lock:
             self._retired = True
-            if self._process is not None:
+            if self._control is not None:
+                with suppress(OSError):  # it is gone already
+                    self._control.shutdown(socket.SHUT_RDWR)
+            lives_itself = self._life is not None and self._process is not None and self._life[0] == self._process.pid
+            if self._process is not None and (lives_itself or not self._loaded):
                 _signal_group(self._process)  # under the lock, so that nobody has reaped it
 
-    def _ask(self, response: Response) -> Score | str:
-        assert self._channel is not None
-        deadline_s = self._settings.deadline_s
-        until = time.monotonic() + deadline_s
-        try:
-            self._channel.send_response(response, deadline_s)
-            reply = self._channel.receive_reply(max(until - time.monotonic(), 0.0))
-        except TimeoutError:
-            return f"no verdict within reward.deadline_s={deadline_s:g}"
-        except ChannelClosedError:
-            return f"the scoring process {self.kill(_LAST_WORDS_S)}"
-        if reply.kind == "score" and reply.score is not None:
-            return reply.score
-        return f"out of memory at reward.memory_mb={self._settings.memory_mb}"
+    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[Score, ...]]:
+        """The child's answers in order: all, or up to one that came so late that the life is not kept.
+
+        Raises: TimeoutError, ChannelClosedError, _OutOfMemoryError, each about the first request not answered.
+        """
+        assert self._life is not None
+        channel, deadline_s = self._life[1], self._settings.deadline_s
+        to_send, under_way = deque(map(packed, requests)), 0
+        for _ in range(len(requests)):
+            until = time.monotonic() + deadline_s
+            while to_send and under_way < _AHEAD and (under_way == 0 or len(to_send[0]) <= _SMALL):
+                try:
+                    channel.send(to_send.popleft(), deadline_s)
+                except ChannelClosedError:
+                    to_send.clear()  # what it answered before it went can still be read
+                under_way += 1
+            try:
+                reply = channel.receive_reply(min(_SOON_S, deadline_s))
+            except TimeoutError:
+                self._step_back()
+                reply = channel.receive_reply(max(until - time.monotonic(), 0.0))
+            if reply.kind == "out_of_memory":
+                raise _OutOfMemoryError
+            under_way -= 1
+            yield reply.scores
+            if self._stepped_back:
+                return
+
+    def _step_back(self) -> None:
+        """The life that has not answered soon gets what the others leave of the cores: it may never answer."""
+        if self._life is not None and self._process is not None and self._life[0] != self._process.pid:
+            with suppress(OSError):  # it has just ended
+                os.setpriority(os.PRIO_PROCESS, self._life[0], _LOWEST)
+                self._stepped_back = True
+
+    def _term_at_work(self) -> str:
+        number = read_mark(self._mark)
+        return "" if number is None else self._settings.terms[number].logged_as
 
     def _replace(self) -> None:
-        self.kill()
+        """The life that failed is ended; the next one is on its way, or else the process is started anew."""
+        self._end_life()
         try:
             self.start()
         except (OSError, RetiredError):
             return  # the next sample tries again, and reports it
 
+    def _end_life(self) -> str:
+        """End the life that answers, and whatever it started. Returns: how it ended, in words."""
+        with self._lock:
+            process, control, life = self._process, self._control, self._life
+        if life is None or control is None or process is None:
+            return "was stopped"
+        pid, channel = life
+        if pid == process.pid:
+            return self.kill(_LAST_WORDS_S)
+        channel.close()
+        try:
+            control.settimeout(_LATE_S)
+            control.sendall(PID.pack(pid))
+            reply = Channel(control).receive_reply(_LATE_S)
+        except (OSError, ChannelClosedError):
+            return self.kill(_LAST_WORDS_S)
+        with self._lock:
+            self._life = None
+        return reply.reason
+
+    def _wait_loaded(self) -> None:
+        """Raises: RewardSetupError; TimeoutError; ChannelClosedError."""
+        assert self._control is not None
+        if self._loaded:
+            return
+        reply = Channel(self._control).receive_reply(self._settings.start_timeout_s)
+        if reply.kind != "ready":
+            self.kill()
+            raise RewardSetupError(reply.reason or f"reward: unexpected {reply.kind}")
+        self._loaded, self.sees_groups = True, reply.groups
+
+    def _wait_born(self) -> None:
+        """Raises: OSError, TimeoutError among them; ChannelClosedError."""
+        assert self._control is not None
+        self._control.settimeout(_LATE_S)
+        named, sockets, _, _ = socket.recv_fds(self._control, PID.size, 1)
+        if len(named) != PID.size or len(sockets) != 1:
+            raise ChannelClosedError("end of stream")
+        (pid,) = PID.unpack(named)
+        with self._lock:
+            self._life = pid, Channel(socket.socket(fileno=sockets[0]))
+            self._stepped_back = False
+
     def _launch(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._channel = Channel(ours)
+        self._control, theirs = socket.socketpair()
         with theirs:
+            handed = [theirs.fileno(), self._mark.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rewards.child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "rewards.child", *map(str, handed), str(os.getpid())],
+                pass_fds=handed,
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
                 # A group of its own: Ctrl-C in the terminal is the parent's affair, and a kill takes grandchildren.
                 start_new_session=True,
             )
-        self._channel.send(self._settings.model_dump_json().encode(), self._settings.start_timeout_s)
+        Channel(self._control).send(self._settings.model_dump_json().encode(), self._settings.start_timeout_s)
 
 
 def _environment() -> dict[str, str]:
@@ -181,7 +315,7 @@ def _end(process: subprocess.Popen[bytes], grace_s: float) -> str:
         code = process.wait(_REAP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return "does not die"
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    return in_words(code)
 
 
 def _signal_group(process: subprocess.Popen[bytes]) -> None:

@@ -1,13 +1,15 @@
 """What a pool and its children say to each other, over a stream socket in length-prefixed messages.
 
-A response goes down pickled: its maker is this program, and a task's item may hold tuples that JSON would lose. A
-reply comes up as JSON, validated: the child has read what a model wrote, so nothing of its making is unpickled.
+Each request is answered by one reply, in order; several may be under way. A request goes down pickled: its maker is
+this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child has
+read what a model wrote, so nothing of its making is unpickled.
 """
 
 import pickle
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +18,7 @@ from pydantic import TypeAdapter
 from rewards.response import Response, Score
 
 _LENGTH = struct.Struct("!I")
-_LONGEST_REPLY = 1 << 20
+_LONGEST_REPLY = 1 << 24
 _LONGEST_REQUEST = 1 << 30
 
 
@@ -25,20 +27,42 @@ class ChannelClosedError(ConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """The second pass over one prompt's answers: see `rewards.compose.Reward.score_group`."""
+
+    responses: tuple[Response, ...]
+    scores: tuple[Score, ...]
+    history: Mapping[str, float]
+    shared: Mapping[str, float]
+
+
+Request = Response | GroupRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """From child to pool.
 
     Attributes:
-        kind: `ready` once after the start, or `refused` with a reason; then for each response `score`, or
-            `out_of_memory`, after which the child leaves.
+        kind: on the control socket `ready` once after the start, or `refused` with a reason, and `ended` with how at
+            the end of each life (`rewards.lives`); on a life's own socket `scores` for each request, or
+            `out_of_memory`, after which it leaves.
+        scores: one for a response, and one for each of a group's.
+        groups: with `ready`: a term sees all answers to a prompt together, so there is a second pass.
     """
 
-    kind: Literal["ready", "refused", "score", "out_of_memory"]
-    score: Score | None = None
+    kind: Literal["ready", "refused", "ended", "scores", "out_of_memory"]
+    scores: tuple[Score, ...] = ()
     reason: str = ""
+    groups: bool = False
 
 
 _REPLY = TypeAdapter(Reply)
+
+
+def packed(request: Request) -> bytes:
+    """For `Channel.send`."""
+    return pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 class Channel:
@@ -63,12 +87,9 @@ class Channel:
             raise ChannelClosedError(f"a message of {length} bytes")
         return self._exactly(length, until)
 
-    def send_response(self, response: Response, timeout_s: float) -> None:
-        self.send(pickle.dumps(response, protocol=pickle.HIGHEST_PROTOCOL), timeout_s)
-
-    def receive_response(self) -> Response:
-        response: Response = pickle.loads(self.receive())
-        return response
+    def receive_request(self) -> Request:
+        request: Request = pickle.loads(self.receive())
+        return request
 
     def send_reply(self, reply: Reply) -> None:
         self.send(_REPLY.dump_json(reply))
@@ -80,6 +101,17 @@ class Channel:
             return _REPLY.validate_json(payload)
         except ValueError as error:
             raise ChannelClosedError("a reply that is none") from error
+
+    @property
+    def other_side_is_gone(self) -> bool:
+        """Whether there is nothing left to read and never will be."""
+        self._socket.settimeout(0)
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         self._socket.close()

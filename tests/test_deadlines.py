@@ -12,6 +12,7 @@ PACKAGES = ("orchestrator", "actors", "learners", "rewards", "deploy")
 _WATCHED = "the watchdog: it retries the answer, restarts its worker or stops the run, which fails all answers"
 _SHORT = "whoever holds the lock does a few statements that do not wait"
 _STEP = "whoever holds the lock computes: one decoding step, one scoring, or one loading of weights that have arrived"
+_POOL = "the pool: the child that waits for its word, or for its own fork's end, dies with it"
 
 BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
     ("orchestrator/deadline.py", "all_within.every", "calls"): "`within`, which awaits it two lines below",
@@ -63,10 +64,18 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
         "NcclSender.connect.join",
         "uid_init_process_group(token, 0, self.address.world_size, device)",
     ): "`NcclSender._within_timeout`, which gives its thread up",
-    ("rewards/child_pool.py", "ChildPool.score", "self._count_lock"): _SHORT,
+    ("rewards/child_pool.py", "ChildPool.cancel", "self._count_lock"): _SHORT,
+    ("rewards/child_pool.py", "ChildPool._waiting_for", "self._count_lock"): _SHORT,
+    ("rewards/child_pool.py", "ChildPool._cancellable", "self._count_lock"): _SHORT,
+    ("rewards/compose.py", "Reward._called.awaited", "answer"): "the pool, which kills the child at its deadline",
+    ("rewards/lives.py", "_outlive", "select.select([control, life], [], [], None)"): _POOL,
+    ("rewards/lives.py", "_outlive", "control.recv(PID.size)"): "it is there: `select` said so",
+    ("rewards/lives.py", "_end", "os.waitpid(pid, 0)"): "the SIGKILL in the lines before",
     ("rewards/scoring_child.py", "ScoringChild.start", "self._lock"): _SHORT + ", or starts a process",
     ("rewards/scoring_child.py", "ScoringChild.kill", "self._lock"): _SHORT + ", or starts a process",
     ("rewards/scoring_child.py", "ScoringChild.retire", "self._lock"): _SHORT + ", or starts a process",
+    ("rewards/scoring_child.py", "ScoringChild._end_life", "self._lock"): _SHORT + ", or starts a process",
+    ("rewards/scoring_child.py", "ScoringChild._wait_born", "self._lock"): _SHORT + ", or starts a process",
     (
         "rewards/wire.py",
         "Channel._exactly",

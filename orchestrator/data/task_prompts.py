@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
+import rewards.puzzles.tasks  # noqa: F401 - it registers the tasks of this package
 from orchestrator.data.file_prompts import cursor_of
 from orchestrator.data.prompts import DataSettings, Prompt, TaskSettings
 from orchestrator.errors import SettingError

@@ -1,10 +1,13 @@
 """Rewards as a careless user may write them. The text of a response says what happens."""
 
+import asyncio
 import os
 import sys
 import time
 from pathlib import Path
 
+from rewards.group import Group
+from rewards.registry import of_group
 from rewards.response import Response
 
 
@@ -49,6 +52,19 @@ def several(response: Response) -> dict[str, float]:
 
 def scaled(response: Response, *, factor: float) -> float:
     return factor * len(response.text)
+
+
+@of_group
+def hang_together(group: Group) -> list[float]:
+    """1 for each answer; without an end where one of them is `abc`."""
+    while any(response.text == "abc" for response in group.responses):
+        pass
+    return [1.0] * len(group.responses)
+
+
+async def sleepy(response: Response) -> float:
+    await asyncio.sleep(float(response.text))
+    return float(response.text)
 
 
 def slow_to_load_failure(response: Response) -> str:

@@ -15,7 +15,7 @@ import reasoning_gym
 
 from rewards.child_pool import ChildPool
 from rewards.compose import RewardSetupError
-from rewards.response import Response, Score
+from rewards.response import Fact, Failure, Response, Score
 from rewards.settings import RewardSettings
 
 OBEY = {"name": "tests.rewards.misbehaving:obey"}
@@ -77,6 +77,8 @@ def test_a_bad_answer_gets_the_fallback_and_its_neighbours_their_scores(
     assert bad.total == -7.0
     assert bad.error is not None
     assert reason in bad.error
+    assert bad.failure is not None
+    assert bad.failure.term == "obey"
     assert "\n" not in bad.error
     assert bad.seconds < DEADLINE_S + 2.0
     assert time.perf_counter() - started < DEADLINE_S + 10.0
@@ -269,3 +271,133 @@ def test_code_in_an_answer_that_a_scorer_evaluates_does_nothing(attack: str, tmp
         assert verdict.total <= 0.0
         assert not path.exists()
         assert pool.child_pids == [pid]
+
+
+KINDS = {"loop": "timeout", "allocate": "memory", "exit 3": "died", "raise": "raised"}
+
+
+@pytest.mark.parametrize(("text", "kind"), KINDS.items())
+def test_a_failure_names_what_happened_and_the_term_at_work(text: str, kind: str) -> None:
+    with ChildPool(settings({"name": "format", "options": {"pattern": ".*"}}, OBEY)) as pool:
+        pool.warm_up()
+        (verdict,) = pool.score([said(text)])
+    assert verdict.failure == Failure(kind, "obey")
+    assert str(verdict.error).startswith("obey: ")
+
+
+def test_what_a_child_answered_before_it_died_counts(obedient: ChildPool) -> None:
+    texts = ["a" * n for n in range(1, 9)] + ["exit 3", "abc", "loop", "abcd"]
+    scores = obedient.score([said(text) for text in texts])
+    assert [score.total for score in scores] == [*map(float, range(1, 9)), -7.0, 3.0, -7.0, 4.0]
+    assert [score.failure.kind if score.failure else None for score in scores[8:]] == ["died", None, "timeout", None]
+
+
+GROUPED = (OBEY, {"name": "laser", "options": {"target": 10, "correct_at": 3}})
+
+
+def counted(text: str, tokens: int) -> Response:
+    return Response("s", "q", text, response_tokens=tokens, prompt_id="row1@0")
+
+
+def test_a_groups_answers_are_scored_each_by_itself_and_then_together() -> None:
+    with ChildPool(settings(*GROUPED, workers=2)) as pool:
+        pool.warm_up()
+        assert pool.sees_groups
+        answers = [counted("abcd", 5), counted("loop", 5), counted("abc", 11), counted("ab", 5)]
+        scores = pool.score_group(answers)
+        assert [score.total for score in scores] == [5.0, -7.0, 3.0, 2.0]
+        assert [score.terms.get("laser") for score in scores] == [1.0, None, 0.0, 0.0]
+        assert scores[1].failure == Failure("timeout", "obey")
+        alone = pool.score_group([counted("loop", 1)])
+        assert alone[0].failure == Failure("timeout", "obey")
+
+
+def test_a_group_term_that_hangs_costs_its_group_one_deadline() -> None:
+    with ChildPool(settings(OBEY, {"name": "tests.rewards.misbehaving:hang_together"})) as pool:
+        pool.warm_up()
+        started = time.perf_counter()
+        scores = pool.score_group([said("abc"), said("raise"), said("abcd")])
+        assert time.perf_counter() - started < DEADLINE_S + 10.0
+        assert [score.failure for score in scores] == [
+            Failure("timeout", "hang_together"),
+            Failure("raised", "obey"),
+            Failure("timeout", "hang_together"),
+        ]
+        assert [score.terms for score in scores] == [{"obey": 3.0}, {}, {"obey": 4.0}]
+        assert [score.total for score in pool.score_group([said("fine"), said("ok")])] == [5.0, 3.0]
+
+
+def test_what_is_remembered_reaches_the_terms_and_their_facts_come_back() -> None:
+    with ChildPool(settings(OBEY, {"name": "hapo", "options": {"correct_at": 3}})) as pool:
+        pool.warm_up()
+        (score,) = pool.score_group([counted("abc", 100)], {"hapo/length": 100.0})
+    assert score.terms["hapo"] == pytest.approx(0.0, abs=1e-9)
+    assert score.facts == (Fact("hapo/length", 100.0, "least"),)
+
+
+def test_a_call_that_nobody_waits_for_is_called_off() -> None:
+    with ChildPool(settings(OBEY, deadline_s=2.0)) as pool:
+        pool.warm_up()
+        scores: list[Score] = []
+        busy = [said("loop")] * 16
+        first = threading.Thread(target=lambda: pool.score(busy[:1]))
+        second = threading.Thread(target=lambda: scores.extend(pool.score(busy, "group 7")))
+        first.start()
+        time.sleep(0.3)
+        second.start()
+        time.sleep(0.3)
+        pool.cancel("group 7")
+        pool.cancel("a name that nobody has")
+        second.join(timeout=10)
+        first.join(timeout=10)
+    assert [score.failure for score in scores] == [Failure("cancelled")] * 16
+
+
+def test_an_async_reward_of_the_users_own_is_awaited_under_the_deadline() -> None:
+    with ChildPool(settings({"name": "tests.rewards.misbehaving:sleepy"})) as pool:
+        pool.warm_up()
+        scores = pool.score([said("0.01"), said("60"), said("0")])
+    assert [score.total for score in scores] == [0.01, -7.0, 0.0]
+    assert scores[1].failure == Failure("timeout", "sleepy")
+
+
+def test_the_next_life_is_there_at_once_without_loading_anything_again() -> None:
+    with ChildPool(settings({"name": "tests.rewards.takes_its_time:score"}, start_timeout_s=60.0)) as pool:
+        pool.warm_up()
+        (pid,) = pool.child_pids
+        os.kill(pid, signal.SIGKILL)
+        assert dies(pid)
+        started = time.perf_counter()
+        (verdict,) = pool.score([said("abc")])
+        assert verdict.error is None
+        assert time.perf_counter() - started < 2.0, "the import alone takes 4 s"
+
+
+def test_a_module_with_threads_is_loaded_anew_for_each_life() -> None:
+    with ChildPool(settings({"name": "tests.rewards.keeps_a_thread:score"})) as pool:
+        pool.warm_up()
+        (pid,) = pool.child_pids
+        scores = pool.score([said(text) for text in ("abc", "loop", "exit 3", "abcd")])
+        assert [score.total for score in scores] == [3.5, -7.0, -7.0, 4.5]
+        assert "exited with code 3" in str(scores[2].error)
+        assert dies(pid)
+        pids = pool.child_pids
+    assert all(dies(pid) for pid in pids)
+
+
+def test_an_answer_that_hangs_steps_back_behind_the_others_and_its_life_is_not_kept() -> None:
+    with ChildPool(settings({"name": "tests.rewards.misbehaving:sleepy"}, deadline_s=5.0)) as pool:
+        pool.warm_up()
+        (pid,) = pool.child_pids
+        before = os.getpriority(os.PRIO_PROCESS, pid)
+        seen: list[int] = []
+        watching = threading.Timer(0.9, lambda: seen.append(os.getpriority(os.PRIO_PROCESS, pid)))
+        watching.start()
+        slow, quick = pool.score([said("1.5"), said("0.01")])
+        watching.join(timeout=5)
+        assert (slow.error, quick.error) == (None, None)
+        assert seen == [19]
+        (verdict,) = pool.score([said("0.0")])
+        assert verdict.error is None
+        assert pool.child_pids != [pid]
+        assert os.getpriority(os.PRIO_PROCESS, pool.child_pids[0]) == before

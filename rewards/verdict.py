@@ -1,0 +1,26 @@
+"""What a term may answer beyond a number."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rewards.response import Fact, SpanReward
+
+TermValue = float | Mapping[str, float]
+"""One value, or several named ones; a term's weight counts for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A term's value, with rewards of parts of the text and facts to remember beside it."""
+
+    value: TermValue
+    spans: tuple[SpanReward, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+Answer = TermValue | Verdict
+"""What a term may return for one response."""
+
+
+def as_verdict(answer: Answer) -> Verdict:
+    return answer if isinstance(answer, Verdict) else Verdict(answer)

@@ -1,0 +1,53 @@
+"""docs/rewards.md does what it says: its code and its recipes are taken from the page and run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rewards.compose import Reward
+from rewards.response import Response
+from rewards.settings import RewardSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+CODE = re.compile(r"```python\n# (?P<file>\w+\.py)\n(?P<code>.*?)```", re.DOTALL)
+RECIPE = re.compile(r"```yaml\n(?P<text>.*?)```", re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With the page's files, on the Python path."""
+    for block in CODE.finditer(PAGE):
+        (tmp_path / block["file"]).write_text(block["code"], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_reward_of_ones_own_is_ten_lines() -> None:
+    first = next(CODE.finditer(PAGE))
+    assert len(first["code"].strip().splitlines()) <= 10
+    score = Reward(RewardSettings.model_validate("my_rewards:brief")).score(Response("s", "q", "it is 72", "72"))
+    assert score.total == pytest.approx(1.1)
+    assert score.terms == {"brief/right": 1.0, "brief/short": 0.1}
+
+
+def test_the_function_of_groups_sees_them() -> None:
+    whole = Reward(RewardSettings.model_validate({"terms": ["one_box", "my_group_rewards:different"]}))
+    answers = [Response("s", "q", text) for text in ("a", "b", "a ")]
+    scores = whole.score_group(answers, [whole.score(answer) for answer in answers], {}, {})
+    assert [score.total for score in scores] == [0.0, 1.0, 0.0]
+
+
+def test_the_recipes_of_the_page_can_work() -> None:
+    recipes = [yaml.safe_load(block["text"]) for block in RECIPE.finditer(PAGE)]
+    assert len(recipes) == 2
+    for recipe in recipes:
+        Reward(RewardSettings.model_validate(recipe["reward"])).warm_up()
+
+
+def test_format_alone_pays_no_mathematics() -> None:
+    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[1])["reward"]))
+    wrong = reward.score(Response("s", "q", "#### 5", "72"))
+    assert (wrong.total, wrong.terms["math"]) == (1.0, 0.0)
+    assert reward.score(Response("s", "q", "72", "72")).total == 0.0
