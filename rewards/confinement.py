@@ -42,8 +42,9 @@ def limit_memory(megabytes: int) -> None:
     mapped = Path("/proc/self/statm")
     if mapped.exists():
         bytes_now = int(mapped.read_text().split()[0]) * resource.getpagesize()
-        limit = bytes_now + megabytes * 1024 * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        # The soft limit alone: a sandbox that this process starts sets its own, which may be higher.
+        limit, ceiling = bytes_now + megabytes * 1024 * 1024, resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit if ceiling < 0 else min(limit, ceiling), ceiling))
 
 
 def install_guard() -> None:

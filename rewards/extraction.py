@@ -8,6 +8,7 @@ import re
 
 _ANSWER_WORD = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*([^\s`]*)[^`]*")
 _BRACE = re.compile(r"\\[{}\\]|[{}]")
 
 
@@ -67,3 +68,26 @@ def first_line(text: str) -> str | None:
 def last_line(text: str) -> str | None:
     """The last line that is not blank, stripped."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+
+
+def last_code_block(text: str, *languages: str) -> str | None:
+    """Content of the last closed fenced block (three backticks or tildes, or more) in one of the languages.
+
+    A block that names no language counts as any. A fence that names a language inside an open block of the same
+    indentation starts anew: the model forgot to close.
+    """
+    found: str | None = None
+    fence, indent, begun, language = "", "", 0, ""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        match = _FENCE.fullmatch(line.rstrip())
+        if match is None:
+            continue
+        mark, info = match[2], match[3].lower()
+        if fence and mark[0] == fence[0] and len(mark) >= len(fence) and not info:
+            if not language or language in languages:
+                found = "\n".join(lines[begun:number])
+            fence = ""
+        elif not fence or (info and mark == fence and match[1] == indent):
+            fence, indent, begun, language = mark, match[1], number + 1, info
+    return found

@@ -42,6 +42,9 @@ BUILT_IN: Mapping[str, str] = {
     "otc_po": "rewards.lengths.tool_use",
     "overlong": "rewards.lengths.overlong",
     "phrase": "rewards.matching.text",
+    "prolog": "rewards.prolog_program",
+    "python_functions": "rewards.python_code",
+    "python_stdio": "rewards.python_code",
     "random_calculation": "rewards.puzzles.arithmetic",
     "rank_r1": "rewards.matching.ranking",
     "reasoning_gym": "rewards.reasoning_gym_task",
@@ -52,8 +55,13 @@ BUILT_IN: Mapping[str, str] = {
     "rlcr": "rewards.matching.confidence",
     "saturn": "rewards.puzzles.sat",
     "shortest_correct": "rewards.lengths.targets",
+    "sql": "rewards.sql_query",
+    "sql_ngrams": "rewards.sql_query",
+    "sql_schema": "rewards.sql_query",
+    "sql_syntax": "rewards.sql_query",
     "swe_rl": "rewards.matching.patch",
     "tags": "rewards.format_term",
+    "verilog": "rewards.verilog_design",
 }
 
 _Options = ParamSpec("_Options")
@@ -93,7 +101,7 @@ class Term:
         example: scored once before the first real response, so that what the verifier loads or compiles on first use
             is not taken from a sample's deadline.
         confined: may not act on the machine while it scores (`rewards.confinement`). So run the terms of this
-            package; a user's own function may do what it likes.
+            package, but for those that start a sandbox; a user's own function may do what it likes.
         sees: one response at a time, or all answers to a prompt together, after the terms that see one.
     """
 
@@ -127,15 +135,15 @@ TERMS = TermRegistry()
 
 
 def term(
-    name: str, *, example: Example | Response | None = None
+    name: str, *, example: Example | Response | None = None, confined: bool = True
 ) -> Callable[[Callable[Concatenate[Response, _Options], _Value]], Callable[Concatenate[Response, _Options], _Value]]:
-    """Register the decorated function as the term `name`; see `Term` for `example`."""
+    """Register the decorated function as the term `name`; see `Term` for the rest."""
 
     def register(
         function: Callable[Concatenate[Response, _Options], _Value],
     ) -> Callable[Concatenate[Response, _Options], _Value]:
         shown = Example(example) if isinstance(example, Response) else example
-        TERMS.register(name, Term(function, shown, confined=True))
+        TERMS.register(name, Term(function, shown, confined))
         return function
 
     return register

@@ -7,12 +7,15 @@ from rewards.registry import BUILT_IN, TERMS, Term, TermRegistry, UnknownTermErr
 from rewards.response import Response
 from rewards.settings import RewardSettings, TermSettings
 
+GUARDED_OTHERWISE = {"prolog", "python_functions", "python_stdio", "sql", "sql_schema", "sql_syntax", "verilog"}
+"""They start a sandbox, or open a database that only reads."""
+
 
 def test_every_built_in_name_is_registered_by_the_module_it_names() -> None:
     for name, module in BUILT_IN.items():
         importlib.import_module(module)
         assert TERMS[name].function.__module__ == module
-        assert TERMS[name].confined
+        assert TERMS[name].confined or name in GUARDED_OTHERWISE
 
 
 def test_a_name_is_given_once() -> None:
