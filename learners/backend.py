@@ -1,7 +1,7 @@
 """What training needs of a policy whose weights, gradients and optimizer state are spread over the ranks.
 
 Two libraries do the spreading: FSDP2 (`learners.fsdp2`) and DeepSpeed (`learners.zero`). Learner and training step know
-this protocol alone, so what they promise holds over either.
+this protocol alone, so what they promise holds over either. A companion is never trained: FSDP2 shards it in any case.
 
 Invariants, every backend's: masters, gradient sums and optimizer state are float32, the passes compute in the dtype of
 the wire; gradients are sums over micro-batches and ranks, which nothing divides before `update`. The caller's: every
@@ -102,7 +102,7 @@ def open_backend(
         adapters: of the policy, where they alone are trained; FSDP2 knows how.
 
     Raises:
-        BackendMissingError: the chosen library is not installed, or serves another device.
+        BackendError: the chosen library is not installed, serves another device, or cannot train such a policy.
     """
     # Each is imported where it is chosen: DeepSpeed need not be installed.
     if trainer.backend == "deepspeed":

@@ -39,18 +39,21 @@ BUCKET_ELEMENTS = 50_000_000
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class BackendMissingError(RuntimeError):
-    """The library of the chosen backend is not there, or serves another device; one line for the user."""
+class BackendError(RuntimeError):
+    """The chosen backend cannot serve this learner; one line for the user."""
 
 
 class ZeroBackend:
     """See `learners.backend`; what `parameters` and `training_state` give are copies.
 
     Raises:
-        BackendMissingError: DeepSpeed is not installed, or was set up for another device in this process.
+        BackendError: DeepSpeed is not installed, or was set up for another device in this process; or parts of the
+            policy are frozen.
     """
 
     def __init__(self, policy: Policy, trainer: TrainerSettings, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+        if not all(value.requires_grad for value in policy.parameters()):
+            raise BackendError("trainer.backend=deepspeed trains whole models, but parts are frozen; set it to fsdp2")
         _prepare(mesh.device_type)
         from learners.zero_stages import stage_of
 
@@ -179,7 +182,7 @@ def _prepare(device_type: str) -> None:
     """Import DeepSpeed for this device.
 
     Raises:
-        BackendMissingError: see `ZeroBackend`.
+        BackendError: see `ZeroBackend`.
     """
     os.environ.setdefault("DS_ACCELERATOR", device_type)
     index = torch.cuda.current_device() if device_type == "cuda" else 0
@@ -188,13 +191,13 @@ def _prepare(device_type: str) -> None:
     try:
         import deepspeed
     except ImportError as error:
-        raise BackendMissingError(
+        raise BackendError(
             f"trainer.backend=deepspeed: the package deepspeed cannot be imported ({error}); install it with "
             f"`pip install 'paceline[deepspeed]'`, or set trainer.backend=fsdp2"
         ) from error
     served = deepspeed.get_accelerator().device_name()
     if served != device_type:
-        raise BackendMissingError(
+        raise BackendError(
             f"trainer.backend=deepspeed: DeepSpeed serves {served} in this process and not {device_type}; "
             f"set DS_ACCELERATOR={device_type}"
         )

@@ -128,14 +128,23 @@ def the_norm_can_norm_tokens(recipe: Recipe) -> SettingError | None:
     )
 
 
-def a_critic_reads_whole_rows(recipe: Recipe) -> SettingError | None:
-    if recipe.trainer.sequence_parallel == 1 or not asks_critic(recipe.algorithm.advantage):
+def a_critic_has_room(recipe: Recipe) -> SettingError | None:
+    trainer, advantage = recipe.trainer, recipe.algorithm.advantage
+    if not asks_critic(advantage):
         return None
-    return SettingError(
-        "trainer.sequence_parallel",
-        f"algorithm.advantage={recipe.algorithm.advantage} has a critic, which does not share rows over ranks",
-        "set it to 1, or choose an advantage without a critic",
-    )
+    if trainer.sequence_parallel > 1:
+        return SettingError(
+            "trainer.sequence_parallel",
+            f"algorithm.advantage={advantage} has a critic, which does not share rows over ranks",
+            "set it to 1, or choose an advantage without a critic",
+        )
+    if trainer.backend != "fsdp2":
+        return SettingError(
+            "trainer.backend",
+            f"algorithm.advantage={advantage} has a critic, which FSDP2 alone trains",
+            "set it to fsdp2, or choose an advantage without a critic",
+        )
+    return None
 
 
 def a_critic_has_a_use(recipe: Recipe) -> SettingError | None:
@@ -313,7 +322,7 @@ RULES: tuple[Rule, ...] = (
     the_norm_sees_what_it_needs,
     the_norm_can_norm_tokens,
     a_critic_has_a_use,
-    a_critic_reads_whole_rows,
+    a_critic_has_room,
     virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,

@@ -347,7 +347,7 @@ def assemble(
         log,
         progress,
         watch,
-        RunMemory(dispatcher, batches.norm, watch, log, directory, spent),
+        RunMemory(dispatcher, batches.norm, actors.rewards.history, watch, log, directory, spent),
         Checkpoints(directory.checkpoints, recipe, actors.learners, None if speculation is None else speculation.save),
         resumed,
     )

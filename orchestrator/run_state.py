@@ -9,6 +9,8 @@ again after the break.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import JsonValue
+
 from learners.advantages.norms import AdvantageNorm
 from learners.weights import WeightTruth
 from orchestrator.gap_watch import GapWatch
@@ -16,6 +18,7 @@ from orchestrator.policies.dispatch import Dispatcher, DispatchState
 from orchestrator.policies.gap_alarm import GapState
 from orchestrator.run_directory import LogMarks, RunDirectory
 from orchestrator.run_log import LogState, RunLog
+from rewards.history import PromptHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class RunState:
         step: training steps made; the version of the weights.
         weights: checksum of each tensor of that version, as it was published.
         norm: of the advantages.
+        prompts: what reward terms remember of them.
         gap: of the alarm on the steps' fresh tokens.
         marks: of the logs.
     """
@@ -46,6 +50,7 @@ class RunState:
     weights: dict[str, int]
     dispatch: DispatchState
     norm: dict[str, list[float]]
+    prompts: dict[str, JsonValue]
     gap: GapState
     log: LogState
     marks: LogMarks
@@ -63,12 +68,14 @@ class RunMemory:
         self,
         dispatcher: Dispatcher,
         norm: AdvantageNorm,
+        prompts: PromptHistory,
         watch: GapWatch,
         log: RunLog,
         directory: RunDirectory,
         spent: Callable[[], Spent],
     ) -> None:
-        self._dispatcher, self._norm, self._watch, self._log, self._directory = dispatcher, norm, watch, log, directory
+        self._dispatcher, self._norm, self._prompts = dispatcher, norm, prompts
+        self._watch, self._log, self._directory = watch, log, directory
         self._spent_here, self._before = spent, Spent()
 
     def state(self, truth: WeightTruth) -> RunState:
@@ -78,6 +85,7 @@ class RunMemory:
             dict(truth.checksums),
             self._dispatcher.state(),
             self._norm.state(),
+            self._prompts.state(),
             self._watch.state,
             self._log.state(),
             self._directory.marks(),
@@ -92,6 +100,7 @@ class RunMemory:
         """
         self._dispatcher.restore(state.dispatch)
         self._norm.restore(state.norm)
+        self._prompts.restore(state.prompts)
         self._watch.restore(state.gap)
         self._log.restore(state.log)
         self._before = state.spent

@@ -92,11 +92,12 @@ def _be_born(parent: int, control: socket.socket, ours: socket.socket, serve: Ca
 def _outlive(control: socket.socket, pid: int) -> bool:
     """Wait until the life ends or the pool wants its end. Returns: whether the pool still wants another."""
     life = os.pidfd_open(pid)
+    watched: list[socket.socket | int] = [control, life]
     try:
         while True:
             # No deadline: this process has nothing else to do, and dies with its parent.
-            ready, _, _ = select.select([control.fileno(), life], [], [], None)
-            if control.fileno() in ready:
+            ready, _, _ = select.select(watched, [], [], None)
+            if control in ready:
                 asked = control.recv(PID.size)
                 if len(asked) != PID.size:
                     return False

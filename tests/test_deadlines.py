@@ -68,7 +68,7 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
     ("rewards/child_pool.py", "ChildPool._waiting_for", "self._count_lock"): _SHORT,
     ("rewards/child_pool.py", "ChildPool._cancellable", "self._count_lock"): _SHORT,
     ("rewards/compose.py", "Reward._called.awaited", "answer"): "the pool, which kills the child at its deadline",
-    ("rewards/lives.py", "_outlive", "select.select([control.fileno(), life], [], [], None)"): _POOL,
+    ("rewards/lives.py", "_outlive", "select.select(watched, [], [], None)"): _POOL,
     ("rewards/lives.py", "_outlive", "control.recv(PID.size)"): "it is there: `select` said so",
     ("rewards/lives.py", "_end", "os.waitpid(pid, 0)"): "the SIGKILL in the lines before",
     (

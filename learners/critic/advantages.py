@@ -6,7 +6,7 @@ the next. An answer's reward comes with its last trained token.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -92,10 +92,11 @@ def extended_gae(
     critic_lam: float | None = 1.0,
     critic_learns_from: Literal["finished", "all"] = "finished",
 ) -> TokenCredit:
-    """`gae`, but at a cut delta_(l-1) = r + gamma V_l - V_(l-1): T-PPO's extended GAE (arXiv 2506.15050).
+    """`gae`, but at a cut delta_(l-1) = gamma V_l - V_(l-1): T-PPO's extended GAE (arXiv 2506.15050).
 
     So an answer that was cut counts as one that goes on as the critic expects. V_l is read where the answer ends; the
-    paper takes V_(l-1) for it. r is what the reward gave the cut answer, in most recipes 0.
+    paper takes V_(l-1) for it. The reward comes with an answer's end alone: what a cut answer was given is left out,
+    or V_l would count it a second time, and targets made of both would grow without a bound.
 
     Args:
         gamma, lam: see `gae`.
@@ -110,7 +111,8 @@ def extended_gae(
     teaches = torch.ones_like(given.sequence, dtype=torch.bool)
     if critic_learns_from == "finished":
         teaches = ~given.truncated[given.sequence]
-    return _credit(given, after, teaches, gamma, lam, critic_lam)
+    so_far = replace(given, rewards=given.rewards.where(~given.truncated, 0.0))
+    return _credit(so_far, after, teaches, gamma, lam, critic_lam)
 
 
 def _credit(

@@ -54,6 +54,10 @@ _OF_TOKENS: Final = tuple(
         "clip_high",
         "old_logprobs",
         "correction",
+        "masks",
+        "off_policy",
+        "off_policy_options",
+        "critic",
     )
 )
 """What a policy gradient is made of."""

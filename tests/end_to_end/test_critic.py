@@ -20,8 +20,7 @@ def test_a_run_with_a_critic_trains_single_answers_on_two_ranks(write_recipe: Wr
     recipe = write_recipe(
         rollout={"group_size": 1},
         algorithm={
-            "advantage": "extended_gae",
-            "advantage_options": {"critic_learns_from": "all"},
+            "advantage": "gae",
             "advantage_norm": "batch_whiten",
             "critic": {"warmup_steps": 1, "learning_rate": 1.0e-3},
             "drop_zero_variance": False,

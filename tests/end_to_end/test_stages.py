@@ -35,6 +35,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.timeout(600)  # four runs
 def test_stages_hand_over_and_are_not_repeated(write_recipe: WriteRecipe, examples: str, checkpoint: Path) -> None:
     # Every step sees all examples, on two ranks.
     trainer = {"steps": 3, "prompts_per_step": 9, "ranks": 2}

@@ -49,9 +49,9 @@ def packed(answers: list[ValuedTokens]) -> ValuedTokens:
 def by_definition(answer: ValuedTokens, gamma: float, lam: float, *, bootstrap: bool) -> list[float]:
     """A_t = sum over l of (gamma lam)^l delta_(t+l), each delta written out."""
     values = answer.values.tolist()
-    end = answer.values_after.item() if bootstrap and answer.truncated.item() else 0.0
-    states = [*values, end]
-    rewards = [0.0] * (len(values) - 1) + [answer.rewards.item()]
+    goes_on = bootstrap and answer.truncated.item()
+    states = [*values, answer.values_after.item() if goes_on else 0.0]
+    rewards = [0.0] * (len(values) - 1) + [0.0 if goes_on else answer.rewards.item()]
     deltas = [rewards[t] + gamma * states[t + 1] - states[t] for t in range(len(values))]
     return [
         sum((gamma * lam) ** (later - t) * deltas[later] for later in range(t, len(values))) for t in range(len(values))
@@ -81,10 +81,13 @@ def test_a_cut_answer_worked_by_hand() -> None:
     close(gae(cut, gamma=1.0, lam=1.0).advantages, [-0.2, -0.5, -0.4])
 
 
-def test_the_reward_of_a_cut_answer_counts() -> None:
+def test_the_reward_of_a_cut_answer_has_not_come_yet() -> None:
     cut = one_answer([0.2, 0.5], reward=-1.0, after=0.25, truncated=True)
-    # delta = 0.3 and -1 + 0.5 x 0.25 - 0.5, discounted by 0.5.
-    close(extended_gae(cut, gamma=0.5, lam=1.0).advantages, [0.05 + 0.5 * -1.375, -1.375])
+    # delta = 0.5 x 0.5 - 0.2 and 0.5 x 0.25 - 0.5, discounted by 0.5.
+    close(extended_gae(cut, gamma=0.5, lam=1.0).advantages, [0.05 + 0.5 * -0.375, -0.375])
+    # An ended answer of the same row keeps its own.
+    both = extended_gae(packed([cut, one_answer([0.5], reward=2.0)]), gamma=0.5, lam=1.0)
+    close(both.advantages, [0.05 + 0.5 * -0.375, -0.375, 1.5])
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])

@@ -22,17 +22,24 @@ from orchestrator.run_directory import LogMarks
 from orchestrator.run_log import LogState
 from orchestrator.run_state import RunState, Spent
 from orchestrator.summary import Tally
+from rewards.history import PromptHistory
+from rewards.response import Fact
 
 
 def state(step: int) -> RunState:
     bias = LengthBias()
     bias.submitted(12, cut=False)
     bias.trained(12)
+    history = PromptHistory()
+    history.note("chain_sum/7", [Fact("shortest", 12.0, "least")])
+    history.turn()
+    history.note("chain_sum/8", [Fact("shortest", 3.0, "least")])
     return RunState(
         step,
         {"model.embed_tokens.weight": 2**63 + step},
         DispatchState(9, {"cursor": 11, "data": "abc"}, {End.TRAINED: 2 * step}, {7: {"cursor": 8, "data": "abc"}}),
         {"chain_sum": [0.1, 1 / 3, 2.0**-40]},
+        history.state(),
         GapState((0.01, 0.02), 1, False),
         LogState(Tally(rewards=[0.1, 0.7], evals={"held_out": [0.25]}), bias, DraftCounts(drafts=3)),
         LogMarks(100, 2000),

@@ -265,6 +265,7 @@ def test_an_advantage_made_of_values_has_a_critic_with_or_without_settings(recip
         (["algorithm.advantage_norm=batch_whiten", "trainer.stream=true"], "algorithm.advantage_norm", "at once"),
         (["rollout.group_size=1"], "algorithm.drop_zero_variance", "set it to false"),
         (["trainer.ranks=2", "trainer.sequence_parallel=2"], "trainer.sequence_parallel", "does not share rows"),
+        (["trainer.backend=deepspeed"], "trainer.backend", "FSDP2 alone"),
     ],
 )
 def test_what_contradicts_a_critic_is_refused(recipe_file: Path, overrides: list[str], setting: str, says: str) -> None:
