@@ -54,11 +54,11 @@ def plan_of(recipe: Recipe) -> GroupPlan:
 
 
 def needs_of_advantage(name: str) -> frozenset[Need]:
-    """What the estimator needs of the rollouts.
+    """What the estimator needs of the rollouts; one that is made of a critic's values needs nothing of them.
 
     Raises:
-        UnknownNameError: there is none of this name.
+        UnknownNameError: it names something to import that is not there.
     """
     if name in TRACE_ADVANTAGES.names():
         return needs_of(TRACE_ADVANTAGES[name])
-    return needs_of(ADVANTAGES[name])
+    return needs_of(ADVANTAGES[name]) if name in ADVANTAGES else frozenset()

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rewards.extraction import last_code_block
-from rewards.registry import term
+from rewards.registry import Example, term
 from rewards.response import Response
 from rewards.sql_database import Answer, QueryError, ReadOnlyDatabase, Row, databases
 
@@ -44,7 +44,7 @@ _EXAMPLE = Response(
 )
 
 
-@term("sql", example=_EXAMPLE, confined=False)
+@term("sql", example=Example(_EXAMPLE, 1.0), confined=False)
 def sql_reward(response: Response, *, timeout_s: float = 2.0) -> float:
     """1.0 where the query's rows are the reference's, 0.0 otherwise.
 
@@ -79,7 +79,7 @@ def sql_reward(response: Response, *, timeout_s: float = 2.0) -> float:
     return float(tells or all(expected.reads == got.reads for expected, got in pairs))
 
 
-@term("sql_syntax", example=_EXAMPLE, confined=False)
+@term("sql_syntax", example=Example(_EXAMPLE, 1.0), confined=False)
 def sql_syntax_reward(response: Response) -> float:
     """1.0 where the query compiles against the row's first database: one statement, reading, of things that exist."""
     query = _query(response)
@@ -87,7 +87,7 @@ def sql_syntax_reward(response: Response) -> float:
         return float(query is not None and _reads(database, query) is not None)
 
 
-@term("sql_schema", example=_EXAMPLE, confined=False)
+@term("sql_schema", example=Example(_EXAMPLE, 1.0), confined=False)
 def sql_schema_reward(response: Response) -> float:
     """Overlap of the tables and columns read, 0.0 where the query does not compile.
 
@@ -102,7 +102,7 @@ def sql_schema_reward(response: Response) -> float:
     return 0.0 if got is None else _jaccard(_items(expected), _items(got))
 
 
-@term("sql_ngrams")
+@term("sql_ngrams", example=Example(_EXAMPLE, 1.0))
 def sql_ngrams_reward(response: Response, *, n: int = 2) -> float:
     """Overlap of the n-grams of tokens, case and comments aside; a query of fewer than n tokens is one gram."""
     if n < 1:
