@@ -37,17 +37,17 @@ def record(
     meter.add("correction_weight_square", seen["correction_weight"].double().square())
     if start is not None:
         own = ~micro.off_policy
-        gap, stale = (start - micro.behaviour)[own], stale[own]
-        meter.add("policy_gap_stale", gap[stale].abs())
+        gap, old = (start - micro.behaviour)[own], stale[own]
+        meter.add("policy_gap_stale", gap[old].abs())
         # Where learner and engine hold the same weights, what is left is the difference of two
         # implementations.
-        gap = gap[~stale]
+        gap = gap[~old]
         meter.add("engine_gap", gap.abs())
         # k3 estimate of KL(engine || learner) from the engine's samples (Schulman, "Approximating KL
         # divergence").
         meter.add("engine_gap_kl", gap.exp() - 1 - gap)
         # Behind an older token a fresh one may have read keys and values of the older weights (`kv_policy: keep`).
-        unmixed = sequence_sum(stale.to(micro.behaviour.dtype), micro.sequence) == 0
+        unmixed = (sequence_sum(stale.to(micro.behaviour.dtype), micro.sequence) == 0) & own
         meter.add("engine_gap_unmixed", (start - micro.behaviour)[unmixed].abs())
 
 

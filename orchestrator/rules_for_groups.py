@@ -100,7 +100,8 @@ def moments_of_the_old_policy_are_known(recipe: Recipe) -> SettingError | None:
 
 
 def whole_groups_fit_a_microbatch(recipe: Recipe) -> SettingError | None:
-    if "whole_groups" not in needs_of_objective(recipe.algorithm):
+    # What a preference loss compares is bounded by its own rule.
+    if recipe.algorithm.preference is not None or "whole_groups" not in needs_of_objective(recipe.algorithm):
         return None
     rollout, surrogate = recipe.rollout, recipe.algorithm.surrogate
     answers = rollout.group_size + (rollout.anchors is not None)

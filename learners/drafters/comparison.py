@@ -37,7 +37,7 @@ class Comparison:
     @classmethod
     def of(cls, drafter: Drafter, windows: PackedWindows, temperature: float) -> "Comparison":
         vocabulary = drafter.tables.head.shape[0]
-        return cls(drafter, windows, temperature, max(1, CHUNK_ELEMENTS // vocabulary))
+        return cls(drafter, windows, temperature, max(1, CHUNK_ELEMENTS["cpu"] // vocabulary))
 
     def positions(self, count: int, anchors: Tensor | None, reduce: Reduce) -> Iterator[Tensor]:
         """[n, values] of `reduce` for each draft position from 1 to `count`; ends where no anchor is left.

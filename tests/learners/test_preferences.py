@@ -264,7 +264,7 @@ def test_units_add_up_however_they_are_cut(name: str) -> None:
 # --- units in micro-batches -------------------------------------------------------------------------------------------
 
 
-def answer(name: str, unit: str | None, length: int, *, good: bool = True, seed: int = 0) -> TrainSequence:
+def answer(name: str, group_id: str, length: int, *, good: bool = True, seed: int = 0) -> TrainSequence:
     draw = torch.Generator().manual_seed(seed)
     ids = tuple(torch.randint(VOCABULARY, (length,), generator=draw).tolist())
     return TrainSequence(
@@ -275,7 +275,7 @@ def answer(name: str, unit: str | None, length: int, *, good: bool = True, seed:
         versions=(0,) * length,
         advantages=(1.0 if good else -1.0,) * length,
         loss_mask=(True,) * length,
-        unit=unit,
+        group_id=group_id,
     )
 
 
@@ -290,7 +290,7 @@ def pairs_batch(pairs: int = 5) -> TrainBatch:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_pair_lands_in_one_micro_batch_under_every_packing(budget: int, ranks: int) -> None:
     parts = [
-        cut_part(pairs_batch().sequences, version=0, token_budget=budget, rank=rank, ranks=ranks)
+        cut_part(pairs_batch().sequences, version=0, token_budget=budget, rank=rank, ranks=ranks, whole_groups=True)
         for rank in range(ranks)
     ]
     rows = [micro.sequence_ids for part in parts for micro in part.micro_batches]
@@ -303,14 +303,16 @@ def test_a_pair_lands_in_one_micro_batch_under_every_packing(budget: int, ranks:
 
 
 def test_minibatches_hold_whole_units() -> None:
-    cut = cut_minibatches(pairs_batch().sequences, version=0, minibatches=2, token_budget=100, rank=0, ranks=1)
+    cut = cut_minibatches(
+        pairs_batch().sequences, version=0, minibatches=2, token_budget=100, rank=0, ranks=1, whole_groups=True
+    )
     assert [part.counts.units for part in cut] == [2, 3]
     assert sorted(cut[0].micro_batches[0].sequence_ids) == ["0+", "0-", "1+", "1-"]
 
 
 def test_each_token_knows_its_unit() -> None:
-    items = [answer("a", None, 2), answer("b", "x", 1), answer("c", "x", 2, good=False), answer("d", None, 1)]
-    assert micro_batch(items, 0).unit.tolist() == [0, 0, 1, 1, 1, 2]
+    items = [answer("a", "", 2), answer("b", "x", 1), answer("c", "x", 2, good=False), answer("d", "", 1)]
+    assert micro_batch(items, 0).group.tolist() == [0, 0, 1, 1, 1, 2]
 
 
 # --- in the learner ---------------------------------------------------------------------------------------------------
@@ -357,7 +359,7 @@ def test_the_step_is_that_of_plain_torch(tmp_path: Path) -> None:
     trained = learner(write_model(tmp_path / "model"), {"name": "dpo", "options": {"beta": 0.3}}, token_budget=16)
     expected = plain_dpo_gradient(pairs_batch(), beta=0.3)
     caught: dict[str, Tensor] = {}
-    update = trained._optimizer.update
+    update = trained._backend.update
 
     def catch(divisor: float = 1.0) -> float:
         for name, value in trained._policy.model.named_parameters():
@@ -365,7 +367,7 @@ def test_the_step_is_that_of_plain_torch(tmp_path: Path) -> None:
             caught[name] = local_shard(value.grad).clone() / divisor
         return update(divisor)
 
-    trained._optimizer.update = catch  # type: ignore[method-assign]
+    trained._backend.update = catch  # type: ignore[method-assign]
     trained.step(pairs_batch())
     assert caught.keys() == expected.keys()
     for name, value in expected.items():

@@ -6,6 +6,7 @@ import pytest
 
 from actors.engine import Completion, Segment
 from actors.trajectory import Trajectory
+from orchestrator.batch_builder import BatchBuilder
 from orchestrator.config import Recipe
 from orchestrator.policies.admission import Continuous
 from orchestrator.policies.dispatch import Dispatcher
@@ -229,11 +230,12 @@ def scored(name: str) -> Trajectory:
 )
 def test_the_kind_makes_its_batches(overrides: list[str], made: type) -> None:
     recipe: Recipe = load_recipe("quickstart", overrides)
-    assert isinstance(make_batches(recipe), made)
+    assert isinstance(make_batches(recipe, BatchBuilder(recipe.algorithm)), made)
 
 
 def test_other_kinds_build_all_answers() -> None:
     group: ScoredGroup = scored_group(0, rewards=(1.0, 1.0))
-    batches = make_batches(load_recipe("quickstart"))
+    recipe = load_recipe("quickstart")
+    batches = make_batches(recipe, BatchBuilder(recipe.algorithm))
     assert batches.usable(group)
     assert len(batches.build([group], 0).sequences) == 2
