@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -77,13 +77,13 @@ class Reward:
             example = entry.term.example
             if example is None:
                 continue
-            self._called(entry.term, example.given, example.options)
-            # The example may lack what these options ask for, which is no fault of theirs.
-            with suppress(ValueError):
-                try:
-                    self._called(entry.term, example.given, {**example.options, **entry.settings.options})
-                except RefusedOptionError as refusal:
-                    raise RewardSetupError(f"reward.terms[{entry.settings.name}].options: {refusal}") from refusal
+            try:
+                self._called(entry.term, example.given, {**example.options, **entry.settings.options})
+            except RefusedOptionError as refusal:
+                raise RewardSetupError(f"reward.terms[{entry.settings.name}].options: {refusal}") from refusal
+            except ValueError:
+                # The example may lack what these options ask for, which is no fault of theirs.
+                self._called(entry.term, example.given, example.options)
 
     def score(self, response: Response) -> Score:
         """The verdict; terms are logged in the order of the recipe, those before a failed one included.

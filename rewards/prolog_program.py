@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 
 from rewards.extraction import last_code_block
-from rewards.registry import term
+from rewards.registry import refusing_options, term
 from rewards.response import Json, Response
 from rewards.sandbox.choice import sandbox as safe_sandbox
 from rewards.sandbox.job import Job, Limits, Outcome, Run
@@ -76,7 +76,8 @@ def prolog_reward(
         raise ValueError(f"score={score!r}; choose all or share")
     if shutil.which("swipl", path=minimal_environment()["PATH"]) is None:
         raise NoInterpreterError("the prolog term needs SWI-Prolog; install the Debian package swi-prolog-nox")
-    box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
+    with refusing_options():
+        box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
     tests = _tests(response.metadata)
     program = last_code_block(response.text, *_LANGUAGES)
     if program is None:

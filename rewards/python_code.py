@@ -17,7 +17,7 @@ from typing import Literal
 from rewards.code_tests import CallTest, StdioTest, call_tests, counted, stdio_tests
 from rewards.extraction import last_code_block
 from rewards.output_match import same_output, same_value
-from rewards.registry import term
+from rewards.registry import refusing_options, term
 from rewards.response import Json, Response
 from rewards.sandbox.choice import sandbox as safe_sandbox
 from rewards.sandbox.job import Job, Limits, Outcome, Run, Sandbox
@@ -67,7 +67,9 @@ def python_stdio_reward(
         ValueError: the metadata holds no tests, or an option is impossible.
         NoSandboxError, SandboxError: there is no safe sandbox, or it failed.
     """
-    box, limits = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox), _limits(score, run_s, job_s, memory_mb)
+    with refusing_options():
+        box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
+        limits = _limits(score, run_s, job_s, memory_mb)
     tests = stdio_tests(response.metadata)
     program = _program(response)
     if program is None:
@@ -98,7 +100,9 @@ def python_functions_reward(
     Args and raises: as `python_stdio_reward`. What ``metadata["preamble"]`` holds runs before the program, such as the
     imports that a problem promises.
     """
-    box, limits = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox), _limits(score, run_s, job_s, memory_mb)
+    with refusing_options():
+        box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
+        limits = _limits(score, run_s, job_s, memory_mb)
     tests = call_tests(response.metadata)
     program = _program(response)
     if program is None:

@@ -7,7 +7,8 @@ a user's own function, imported from the path of the process that scores.
 
 import difflib
 import importlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
@@ -75,6 +76,15 @@ class UnknownTermError(ValueError):
 
 class RefusedOptionError(ValueError):
     """An option of a term has a value that can work for no response."""
+
+
+@contextmanager
+def refusing_options() -> Iterator[None]:
+    """What raises ValueError inside looks at options alone: it refuses them."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusedOptionError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

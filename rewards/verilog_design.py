@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from rewards.extraction import last_code_block
 from rewards.output_match import same_output
-from rewards.registry import term
+from rewards.registry import refusing_options, term
 from rewards.response import Response
 from rewards.sandbox.choice import sandbox as safe_sandbox
 from rewards.sandbox.job import Job, Limits, Outcome, Run, Sandbox
@@ -72,7 +72,8 @@ def verilog_reward(
     """
     if shutil.which("iverilog", path=minimal_environment()["PATH"]) is None:
         raise NoSimulatorError("the verilog term needs Icarus Verilog; install the Debian package iverilog")
-    box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
+    with refusing_options():
+        box = safe_sandbox(sandbox, unsafe_no_sandbox=unsafe_no_sandbox)
     testbench, expected = _text(response, "testbench"), response.metadata.get("expected")
     reference = None if isinstance(expected, str) else response.reference
     if testbench is None or (expected is None and reference is None):

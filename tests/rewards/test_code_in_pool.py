@@ -58,7 +58,7 @@ def test_the_samples_deadline_ends_the_sandbox_with_its_child(pool: ChildPool) -
     looking.start()
     late, good = pool.score([said(SLEEP), said(ADD)])
     looking.join(10)
-    assert (late.total, late.error) == (-7.0, "no verdict within reward.deadline_s=2")
+    assert (late.total, late.error) == (-7.0, "python_stdio: no verdict within reward.deadline_s=2")
     assert (good.total, good.error) == (1.0, None)
     assert len(seen) >= 4, "launcher, first process, program and its fork"
     assert happens(lambda: not any(alive(pid) for pid in {child, *seen}))
