@@ -10,7 +10,7 @@ next step. Components do not know this module or each other: they are handed wha
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +22,7 @@ from learners.weights import WeightTruth
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
-from orchestrator.anchors import Anchors
+from orchestrator.asking import anchors_of, probes_of, prompt_of
 from orchestrator.batch_builder import BatchBuilder
 from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.config import Recipe
@@ -31,15 +31,14 @@ from orchestrator.drafting.speculation import Speculation
 from orchestrator.errors import PacelineError, SettingError
 from orchestrator.evaluate import Evaluator
 from orchestrator.gap_watch import GapWatch, fresh_gap
-from orchestrator.group_plan import GroupPlan, plan_of
+from orchestrator.group_plan import plan_of
 from orchestrator.launch import Actors, launched, speculates
 from orchestrator.policies.dispatch import Dispatcher
-from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.policies.groups import ScoredGroup
 from orchestrator.policies.ledger import Ledger
 from orchestrator.policies.make import ATTEMPTS, LAST_LIMIT, RESTART_WINDOW_S, make_dispatcher, make_watchdog
 from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.preflight import Prepared, check_disk, prepare
-from orchestrator.probes import ProbePlan
 from orchestrator.progress import Progress
 from orchestrator.recipe import dump_recipe
 from orchestrator.recruiter import Recruiter
@@ -351,34 +350,6 @@ def assemble(
         Checkpoints(directory.checkpoints, recipe, actors.learners, None if speculation is None else speculation.save),
         resumed,
     )
-
-
-def prompt_of(plan: GroupPlan, prepared: Prepared) -> Callable[[GroupInFlight | ScoredGroup, int], tuple[int, ...]]:
-    """Token ids of the prompt of each answer of a group: its own where answers are asked for under budgets."""
-    if not plan.budgets:
-        return lambda group, _: group.prompt_ids
-    return lambda group, sample: prepared.encode(plan.asked(group.prompt, sample))
-
-
-def probes_of(recipe: Recipe, prepared: Prepared, common: Sampling) -> ProbePlan | None:
-    """What is asked for at cuts through an answer, if anything."""
-    probes = recipe.rollout.probes
-    if probes is None:
-        return None
-    ask_ids = prepared.tokenizer.encode(probes.ask, add_special_tokens=False) if probes.ask else ()
-    return ProbePlan(probes, common, ask_ids, most_tokens=recipe.rollout.max_response_tokens, seed=recipe.seed)
-
-
-def anchors_of(recipe: Recipe, prepared: Prepared) -> Anchors | None:
-    """Worked solutions that may join a group, if any."""
-    settings, tokenizer = recipe.rollout.anchors, prepared.tokenizer
-    if settings is None:
-        return None
-
-    def encode(text: str) -> tuple[int, ...]:
-        return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
-
-    return Anchors(settings, encode, most_tokens=recipe.rollout.max_response_tokens)
 
 
 def run_recipe(recipe: Recipe, progress: Progress, resumption: Resumption | None = None) -> Path:

@@ -1,0 +1,42 @@
+"""What engines are asked for beside a group's plain prompt: prompts under budgets, probes, worked solutions.
+
+Functions of the recipe and its prepared inputs alone; where the recipe asks for nothing, None or the plain way.
+"""
+
+from collections.abc import Callable
+
+from actors.engine import Sampling
+from orchestrator.anchors import Anchors
+from orchestrator.config import Recipe
+from orchestrator.group_plan import GroupPlan
+from orchestrator.policies.groups import GroupInFlight, ScoredGroup
+from orchestrator.preflight import Prepared
+from orchestrator.probes import ProbePlan
+
+
+def prompt_of(plan: GroupPlan, prepared: Prepared) -> Callable[[GroupInFlight | ScoredGroup, int], tuple[int, ...]]:
+    """Token ids of the prompt of each answer of a group: its own where answers are asked for under budgets."""
+    if not plan.budgets:
+        return lambda group, _: group.prompt_ids
+    return lambda group, sample: prepared.encode(plan.asked(group.prompt, sample))
+
+
+def probes_of(recipe: Recipe, prepared: Prepared, common: Sampling) -> ProbePlan | None:
+    """What is asked for at cuts through an answer, if anything."""
+    probes = recipe.rollout.probes
+    if probes is None:
+        return None
+    ask_ids = prepared.tokenizer.encode(probes.ask, add_special_tokens=False) if probes.ask else ()
+    return ProbePlan(probes, common, ask_ids, most_tokens=recipe.rollout.max_response_tokens, seed=recipe.seed)
+
+
+def anchors_of(recipe: Recipe, prepared: Prepared) -> Anchors | None:
+    """Worked solutions that may join a group, if any."""
+    settings, tokenizer = recipe.rollout.anchors, prepared.tokenizer
+    if settings is None:
+        return None
+
+    def encode(text: str) -> tuple[int, ...]:
+        return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+
+    return Anchors(settings, encode, most_tokens=recipe.rollout.max_response_tokens)
