@@ -300,7 +300,10 @@ def test_weight_updates_in_the_middle_of_answers_keep_their_promises(subject: Sp
             for gap in gaps(answer.segments, logits, request.sampling.temperature or 1.0):
                 assert float(gap.max()) < TOLERANCE
             if request.sampling.temperature == 0:
-                assert answer.token_ids == tuple(torch.cat(logits).argmax(-1).tolist())
+                # The likeliest token, or one that rounding cannot tell from it: two of this model may tie.
+                every = torch.cat(logits)
+                chosen = every.gather(-1, torch.tensor(answer.token_ids)[:, None]).squeeze(-1)
+                assert float((every.amax(-1) - chosen).max()) < TOLERANCE
 
 
 def test_sending_the_same_weights_again_leaves_acceptance_as_it_was(subject: Speculating) -> None:
