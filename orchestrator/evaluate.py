@@ -15,7 +15,7 @@ from orchestrator.deadline import all_within
 from orchestrator.pending import Errand
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
-from orchestrator.rollout_plane import Decode, responses
+from orchestrator.rollout_plane import Decode, response
 from orchestrator.seeds import request_seed
 
 EVAL_SEED = 7_919
@@ -84,21 +84,25 @@ class Evaluator:
             sampled = [fleet.sample(request, errand) for request, errand in zip(requests, errands, strict=True)]
             trajectories = await all_within(self._deadline_s, sampled, "evaluation")
             fleet.forget(-1 - number)
-            scored = responses(prompt, trajectories, self._decode)
-            scores = await rewards.score(scored)
+            completions = [trajectory.completion for trajectory in trajectories]
+            answers = [
+                response(f"{prompt.prompt_id}/{number}", prompt, completion.token_ids, completion, self._decode)
+                for number, completion in enumerate(completions)
+            ]
+            scores = await rewards.score(answers)
             done += len(scores)
             on_answer(done, total)
             return [
                 {
-                    "question": response.question,
-                    "text": response.text,
-                    "reference": response.reference,
+                    "question": answer.question,
+                    "text": answer.text,
+                    "reference": answer.reference,
                     "terms": dict(score.terms),
                     "error": score.error,
-                    "tokens": response.response_tokens,
+                    "tokens": answer.response_tokens,
                     "correct": score.terms.get(self._term, 0.0) >= self._settings.correct_at,
                 }
-                for response, score in zip(scored, scores, strict=True)
+                for answer, score in zip(answers, scores, strict=True)
             ]
 
         # Twice: once for the answers, once for the rewards.

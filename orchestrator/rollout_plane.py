@@ -204,7 +204,8 @@ class RolloutPlane:
             running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             anchor = None if self._anchors is None else self._anchors.of(group.prompt, group.admitted_version)
             written = answers if anchor is None else [*answers, anchor]
-            scores = await self._rewards.score(responses(group.prompt, written, self._decode), remember=True)
+            whole = [self._response(group.prompt, number, one.completion) for number, one in enumerate(written)]
+            scores = await self._rewards.score(whole, remember=True)
             if probed:
                 cut = [self._response(group.prompt, p.sample, completion, p.begun) for p, completion in probed]
                 scores += await self._rewards.score(cut)
@@ -214,9 +215,9 @@ class RolloutPlane:
                 self._listener.group_failed(group, str(error))
             return
         if not running.thrown_away:
-            whole, ahead = scores[: len(written)], [score.total for score in scores[len(written) :]]
+            own, ahead = scores[: len(written)], [score.total for score in scores[len(written) :]]
             values = values_of([probe for probe, _ in probed], ahead, len(answers)) if probed else ()
-            scored = self._finish(group, written, whole, values, anchored=anchor is not None)
+            scored = self._finish(group, written, own, values, anchored=anchor is not None)
             self._listener.group_scored(scored, began_at, time.time())
 
     def _finish(
@@ -255,7 +256,7 @@ class RolloutPlane:
                 task.cancel()
         return [(probe, trajectory.completion) for probe, trajectory in zip(probes, found, strict=True)]
 
-    def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...]) -> Response:
+    def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...] = ()) -> Response:
         """What the reward sees of an answer, or of a continuation of one: the whole text."""
         token_ids = begun + completion.token_ids
         asked = self._asked(prompt, sample)
@@ -360,15 +361,6 @@ class RolloutPlane:
 def _request_id(group: GroupInFlight, sample: int) -> str:
     attempt = f"+{group.attempt}" if group.attempt else ""
     return f"{group.index}{attempt}/{sample}"
-
-
-def responses(prompt: Prompt, trajectories: Sequence[Trajectory], decode: Decode) -> list[Response]:
-    """What the reward sees of these answers."""
-    answers = [trajectory.completion for trajectory in trajectories]
-    return [
-        response(f"{prompt.prompt_id}/{number}", prompt, answer.token_ids, answer, decode)
-        for number, answer in enumerate(answers)
-    ]
 
 
 def response(

@@ -194,15 +194,15 @@ def overlong_shaping_can_bite(recipe: Recipe) -> SettingError | None:
     for term in recipe.reward.terms:
         if term.name != "overlong":
             continue
-        longest, buffer = term.options.get("longest"), term.options.get("buffer")
+        longest, buffer = term.options.get("max_tokens"), term.options.get("buffer")
         if longest is None and rollout.budgets is None:
-            reason = "overlong has no length to go by: neither its option longest nor rollout.budgets is set"
+            reason = "overlong has no length to go by: neither its option max_tokens nor rollout.budgets is set"
             return SettingError("reward.terms", reason, "set one of the two")
         if not isinstance(longest, int) or not isinstance(buffer, int):
             continue
         if longest - buffer >= rollout.max_response_tokens:
             reason = f"overlong begins at {longest - buffer} tokens, which no answer exceeds"
-            return SettingError("reward.terms", reason, "lower longest, or raise rollout.max_response_tokens")
+            return SettingError("reward.terms", reason, "lower max_tokens, or raise rollout.max_response_tokens")
     return None
 
 

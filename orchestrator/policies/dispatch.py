@@ -168,20 +168,23 @@ class Dispatcher:
         kept = passed(scored, self._filters)
         if kept is None or (self._drop_zero_variance and not kept.has_signal) or not self._usable(kept):
             self._end(index, End.FILTERED)
-            self._expect_some_to_pass()
+            self._expect_some_to_pass(scored)
             return replace(scored, filtered=True)
         self._filtered_in_a_row = 0
         self.buffer.put(kept)
         self._accepted += 1
         return kept
 
-    def _expect_some_to_pass(self) -> None:
+    def _expect_some_to_pass(self, filtered: ScoredGroup) -> None:
         self._filtered_in_a_row += 1
-        if self._most_filtered is not None and self._filtered_in_a_row > self._most_filtered:
-            raise RunError(
-                f"{self._filtered_in_a_row} groups in a row were filtered, so no batch becomes full",
-                "look at the rewards, choose prompts of another difficulty, or raise algorithm.refill_limit",
-            )
+        if self._most_filtered is None or self._filtered_in_a_row <= self._most_filtered:
+            return
+        what = f"{self._filtered_in_a_row} groups in a row were filtered, so no batch becomes full"
+        error = next((score.error for score in filtered.scores if score.error is not None), None)
+        if error is not None:
+            raise RunError(f"{what}; rewards fail, the last with: {error}", "mend the reward, or its options")
+        fix = "look at the rewards, choose prompts of another difficulty, or raise algorithm.refill_limit"
+        raise RunError(what, fix)
 
     def fail(self, index: int) -> None:
         """A group could not be sampled or scored; another prompt takes its place."""

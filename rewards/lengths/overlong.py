@@ -12,12 +12,17 @@ from rewards.response import Response
     "overlong",
     example=Example(Response("e", "", "...", response_tokens=768), -0.5, {"max_tokens": 1024, "buffer": 512}),
 )
-def overlong_reward(response: Response, *, max_tokens: int, buffer: int) -> float:
+def overlong_reward(response: Response, *, buffer: int, max_tokens: int | None = None) -> float:
     """0 up to L_max - L_buffer tokens, then linear to -1 at L_max, and -1 beyond: the soft overlong punishment of DAPO
-    (arXiv 2503.14476, equation 13)."""
-    if not 0 < buffer <= max_tokens:
+    (arXiv 2503.14476, equation 13).
+
+    Args:
+        max_tokens: L_max; None is the budget that the answer was asked for under (`rollout.budgets`).
+    """
+    if buffer < 1 or (max_tokens is not None and buffer > max_tokens):
         raise RefusedOptionError(f"buffer={buffer} must be above 0 and at most max_tokens={max_tokens}")
-    over = response.response_tokens - (max_tokens - buffer)
+    longest = int(str(response.metadata["budget"])) if max_tokens is None else max_tokens
+    over = response.response_tokens - (longest - buffer)
     return -min(max(over / buffer, 0.0), 1.0)
 
 

@@ -72,9 +72,9 @@ def run(recipe: Path, *overrides: str) -> RunFolder:
     return RunFolder(Path(line.split()[-1]))
 
 
-def start(recipe: Path) -> "subprocess.Popen[str]":
+def start(recipe: Path, *overrides: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command("train", str(recipe)),
+        command("train", str(recipe), *overrides),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -35,9 +35,9 @@ def rows(folder: RunFolder) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def kill_after(recipe: Path, folder: RunFolder, *, checkpoint: int, step: int) -> None:
+def kill_after(recipe: Path, folder: RunFolder, *overrides: str, checkpoint: int, step: int) -> None:
     """Start, and kill once this step is trained and the checkpoint of that one is there."""
-    process = start(recipe)
+    process = start(recipe, *overrides)
     published = folder.path / "checkpoints" / f"step-{checkpoint:06d}" / "run.json"
     wait_for(lambda: published.exists() and len(rows(folder)) >= step, process)
     kill_all(process)
@@ -110,29 +110,30 @@ def test_what_cannot_be_resumed_is_one_line_before_training(write_recipe: WriteR
     assert "the checkpoint is damaged" in refusal()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["torch", "vllm"])
 def test_a_deterministic_run_repeats_to_the_bit_whatever_the_order_of_its_answers(
     write_recipe: WriteRecipe, tmp_path: Path, engine: str
 ) -> None:
-    """The second run starts its answers in another order; the third is broken off and goes on."""
+    """The second run starts its answers in another order, is broken off and goes on."""
     recipe = write_recipe(
         deterministic=True,
         rollout={"engine": engine, "max_staleness": 0, "max_response_tokens": 24},
-        trainer={"steps": 6, "checkpoint_every": 2, "ranks": 2},
+        trainer={"steps": 4, "checkpoint_every": 2, "ranks": 2},
+        tracking={"samples_every": 1},
     )
     one = run(recipe, f"run_dir={tmp_path / 'one'}")
-    two = run(recipe, f"run_dir={tmp_path / 'two'}", "rollout.tail_order=fifo", "tracking.samples_every=1")
-    same_bits(one, two)
-    kill_after(recipe, RunFolder(tmp_path / "run"), checkpoint=2, step=3)
-    resumed = paceline("resume", str(tmp_path / "run"))
+    other = RunFolder(tmp_path / "run")
+    kill_after(recipe, other, "rollout.tail_order=fifo", checkpoint=2, step=3)
+    resumed = paceline("resume", str(other.path))
     assert resumed.code == 0, resumed.out + resumed.err
-    same_bits(one, RunFolder(tmp_path / "run"))
+    same_bits(one, other)
 
 
 def same_bits(one: RunFolder, other: RunFolder) -> None:
     weights = [(folder.path / "model" / "model.safetensors").read_bytes() for folder in (one, other)]
     assert weights[0] == weights[1]
-    for name in ("step-000001", "step-000006", "eval-held_out-000006"):
+    for name in ("step-000001", "step-000002", "step-000004", "eval-held_out-000004"):
         samples = [(folder.path / "samples" / f"{name}.jsonl").read_text() for folder in (one, other)]
         assert samples[0] == samples[1], name
     names = ("reward", "learner/loss", "learner/grad_norm", "learner/engine_gap")

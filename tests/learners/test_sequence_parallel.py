@@ -107,7 +107,10 @@ def test_ranks_that_share_rows_train_as_one_rank(
             assert got["metrics"] == together[0][case]["metrics"], "ranks must agree to the bit"
             assert (got["weights"] == {}) is (place > 0)
         for name, value in expected["weights"].items():  # type: ignore[attr-defined]
-            torch.testing.assert_close(together[0][case]["weights"][name], value, atol=2e-5, rtol=0)
+            # AdamW divides a gradient by its own size: rounding of one near zero may move its weight by far more.
+            apart = (together[0][case]["weights"][name] - value).abs()  # type: ignore[index]
+            assert float(apart.mean()) < 2e-7, (case, name)
+            assert float(apart.max()) < 1e-4, (case, name)
 
 
 def trade(rank: int, ranks: int) -> dict[str, object]:

@@ -188,3 +188,10 @@ def test_filters_that_let_nothing_through_end_the_run_with_a_reason() -> None:
     finish(d, d.admit(0)[0].index, (0, 0, 0, 0))
     with pytest.raises(RunError, match=r"3 groups in a row were filtered.*algorithm\.refill_limit"):
         finish(d, d.admit(0)[0].index, (0, 0, 0, 0))
+
+
+def test_groups_that_are_filtered_because_a_reward_fails_say_so() -> None:
+    d = dispatcher(AlgorithmSettings(), most=0)
+    failed = [Score(0.0, {}, error="overlong: KeyError: 'budget'")] * 4
+    with pytest.raises(RunError, match=r"rewards fail, the last with: overlong: KeyError.*mend the reward"):
+        d.finish(d.admit(0)[0].index, [answer(3)] * 4, failed)

@@ -114,7 +114,7 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("rollout.budgets=[64, 9999]", "rollout.budgets", "to at most rollout.max_response_tokens=512"),
         ("reward.terms=[{name: overlong, options: {buffer: 9}}]", "reward.terms", "no length to go by"),
         (
-            "reward.terms=[{name: overlong, options: {buffer: 9, longest: 600}}]",
+            "reward.terms=[{name: overlong, options: {buffer: 9, max_tokens: 600}}]",
             "reward.terms",
             "begins at 591 tokens, which no answer exceeds",
         ),

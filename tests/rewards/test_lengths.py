@@ -46,6 +46,11 @@ def test_overlong_falls_over_the_buffer_and_stays_at_minus_one(length: int, valu
     assert overlong_reward(tokens(length), max_tokens=1024, buffer=512) == value
 
 
+def test_overlong_goes_by_the_budget_that_an_answer_was_asked_for_under() -> None:
+    asked = [Response("s", "q", "x", response_tokens=12, metadata={"budget": budget}) for budget in (6, 12, 14, 24)]
+    assert [overlong_reward(answer, buffer=4) for answer in asked] == [-1.0, -1.0, -0.5, 0.0]
+
+
 def test_cosine_goes_from_end_to_end_through_the_mean() -> None:
     assert [cosine(1.0, 0.5, p) for p in (0.0, 0.5, 1.0, 7.0)] == pytest.approx([1.0, 0.75, 0.5, 0.5])
     both = group((0, 1), (1000, 1), (0, 0), (1000, 0))
