@@ -10,6 +10,7 @@ from datetime import timedelta
 from torch.distributed import PrefixStore, ProcessGroupGloo
 
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
+from learners.errors import first_line
 
 
 def join_gloo_group(rendezvous: Rendezvous, rank: int) -> ProcessGroupGloo:
@@ -26,11 +27,6 @@ def join_gloo_group(rendezvous: Rendezvous, rank: int) -> ProcessGroupGloo:
         return ProcessGroupGloo(PrefixStore("gloo", rendezvous.store), rank, address.world_size, options)
     except RuntimeError as error:
         raise WeightTransferError(f"gloo: not all {address.world_size} ranks joined ({first_line(error)})") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of torch says before its C++ stack."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _own_address(host: str, port: int) -> str:

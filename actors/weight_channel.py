@@ -19,10 +19,11 @@ import torch
 from torch.distributed import ProcessGroupGloo
 
 from actors.engine import ChannelAddress
-from actors.gloo_group import first_line, join_gloo_group
+from actors.gloo_group import join_gloo_group
 from actors.weight_broadcast import broadcast
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from actors.weight_wire import check_tensor, pack, plan_buffers
+from learners.errors import first_line
 from learners.weights import WeightManifest
 
 NCCL_ID_KEY = "nccl_unique_id"

@@ -9,10 +9,11 @@ import time
 import torch
 
 from actors.engine import ChannelAddress
-from actors.gloo_group import first_line, join_gloo_group
+from actors.gloo_group import join_gloo_group
 from actors.weight_broadcast import broadcast
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from actors.weight_wire import plan_buffers, unpack
+from learners.errors import first_line
 from learners.weights import WeightManifest
 
 

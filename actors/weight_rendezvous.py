@@ -18,6 +18,7 @@ from torch.distributed import DistError, Store, TCPStore
 
 from actors.engine import ChannelAddress
 from actors.weight_wire import describe
+from learners.errors import first_line
 from learners.weights import WeightManifest
 
 _READY = "ready"
@@ -105,4 +106,4 @@ def _reaching(trouble: str, action: Callable[[], _Value]) -> _Value:
     try:
         return action()
     except DistError as error:
-        raise WeightTransferError(f"{trouble} ({str(error).splitlines()[0]})") from error
+        raise WeightTransferError(f"{trouble} ({first_line(error)})") from error

@@ -23,7 +23,7 @@ from learners.errors import UnfitError
 from learners.micro_batch import MicroBatch
 from learners.policy import Policy, own_state
 from learners.settings import LoraSettings
-from learners.sharding import local_shard, reshard
+from learners.sharding import forward_only, local_shard, reshard
 
 _NAME = "default"
 """peft's name of the one adapter."""
@@ -118,15 +118,10 @@ class WithoutAdapters:
         self._policy = policy
         self._adapters = adapters
 
-    @torch.no_grad()
     def logprobs(self, micro: MicroBatch, temperature: float) -> Tensor:
         """[N] of the trained tokens, at the temperature of sampling."""
         with self._adapters.switched_off():
-            try:
-                logprobs: Tensor = self._policy(micro.packed, micro.positions, temperature).logprobs
-            finally:
-                reshard(self._policy)
-        return logprobs
+            return forward_only(self._policy, micro.packed, micro.positions, temperature).logprobs
 
     def follows(self, step: int) -> bool:
         """Never: it is fixed."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from learners.errors import CheckpointError
+from learners.errors import CheckpointError, first_line
 from learners.file_checksums import check_checksums, write_checksums
 
 UNREADABLE = (
@@ -110,11 +110,7 @@ def _difference(saved: Mapping[str, torch.Size], state: Mapping[str, Tensor]) ->
 
 
 def _reasons(failure: CheckpointException) -> str:
-    return "; ".join(sorted({_first_line(cause) for cause, _ in failure.failures.values()}))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return "; ".join(sorted({first_line(cause) for cause, _ in failure.failures.values()}))
 
 
 def _open_draft(folder: Path, draft: Path) -> str:

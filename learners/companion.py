@@ -18,7 +18,7 @@ from learners.micro_batch import MicroBatch
 from learners.policy import Policy, load_policy
 from learners.sequence_parallel import SequenceGroup
 from learners.settings import CompanionSettings
-from learners.sharding import local_shard, reshard, shard_policy
+from learners.sharding import forward_only, local_shard, shard_policy
 
 
 class Companion:
@@ -52,14 +52,9 @@ class Companion:
         self._policy = Policy(loaded, sequence_group).requires_grad_(requires_grad=False)
         shard_policy(self._policy, mesh, dtype, offload=offload)
 
-    @torch.no_grad()
     def logprobs(self, micro: MicroBatch, temperature: float) -> Tensor:
         """[N] of the trained tokens, at the temperature of sampling."""
-        try:
-            logprobs: Tensor = self._policy(micro.packed, micro.positions, temperature).logprobs
-        finally:
-            reshard(self._policy)
-        return logprobs
+        return forward_only(self._policy, micro.packed, micro.positions, temperature).logprobs
 
     def follows(self, step: int) -> bool:
         """Whether it moves when the policy has made this step, counted from 1."""

@@ -50,3 +50,8 @@ class UnfitError(PolicyError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message is one line for the user."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line, for messages that quote it: what it says before a stack of its own, else what it is."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,7 +12,7 @@ from learners.optimizer import ShardedAdamW
 from learners.packing import PackedSequences
 from learners.policy import Policy, own_state
 from learners.settings import TrainerSettings
-from learners.sharding import gather, reshard, shard_policy
+from learners.sharding import forward_only, gather, shard_policy
 
 
 class Fsdp2Backend:
@@ -46,7 +46,6 @@ class Fsdp2Backend:
         seen: TokenLogprobs = self._policy(packed, positions, temperature, moments)
         return seen
 
-    @torch.no_grad()
     def forward_only(
         self,
         packed: PackedSequences,
@@ -54,10 +53,7 @@ class Fsdp2Backend:
         temperature: float = 1.0,
         moments: bool = False,
     ) -> TokenLogprobs:
-        try:
-            return self.forward(packed, positions, temperature, moments)
-        finally:
-            reshard(self._policy)
+        return forward_only(self._policy, packed, positions, temperature, moments)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

@@ -112,10 +112,10 @@ class Learner:
         if asks_critic(algorithm.advantage):
             vocabulary = self._policy.model.config.vocab_size
             self._critic = Critic(algorithm, trainer, model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
-        self._needs = needs_of_objective(algorithm)
         self._trainee = Trainee(
             self._backend,
             algorithm,
+            needs_of_objective(algorithm),
             temperature,
             device,
             SkippedUpdates("the policy", trainer.max_skipped_updates),
@@ -166,7 +166,7 @@ class Learner:
             token_budget=self._trainer.token_budget,
             rank=self._grid.data_rank,
             ranks=self._grid.data_ranks,
-            whole_groups="whole_groups" in self._needs,
+            whole_groups="whole_groups" in self._trainee.needs,
         )
         if self._critic is not None:
             minibatches = credit_tokens(minibatches, self._critic, self._algorithm)
@@ -218,7 +218,7 @@ class Learner:
             token_budget=self._trainer.token_budget,
             rank=self._grid.data_rank,
             ranks=self._grid.data_ranks,
-            whole_groups="whole_groups" in self._needs,
+            whole_groups="whole_groups" in self._trainee.needs,
         )
         if self._critic is not None:
             (part,) = credit_tokens((part,), self._critic, self._algorithm)
@@ -326,7 +326,9 @@ class Learner:
             return None
         return [
             [
-                self._backend.forward_only(micro.packed, micro.positions, self._temperature, "moments" in self._needs)
+                self._backend.forward_only(
+                    micro.packed, micro.positions, self._temperature, "moments" in self._trainee.needs
+                )
                 for micro in minibatch.micro_batches
             ]
             for minibatch in minibatches

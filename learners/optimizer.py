@@ -7,6 +7,7 @@ start, so that a checkpoint of step 0 is a checkpoint like any other.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,18 @@ from learners.settings import TrainerSettings
 from learners.sharding import local_shard
 
 
-def adamw(values: Sequence[nn.Parameter], settings: TrainerSettings) -> torch.optim.AdamW:
+class AdamWSettings(Protocol):
+    """The part of a trainer's settings that AdamW itself reads."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def adamw(values: Sequence[nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
     """Decoupled weight decay (AdamW, arXiv 1711.05101), for matrices alone: norms and biases do not decay."""
     return torch.optim.AdamW(
         [
@@ -30,6 +42,18 @@ def adamw(values: Sequence[nn.Parameter], settings: TrainerSettings) -> torch.op
     )
 
 
+def with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """The optimizer with the state that it would else make at its first step; zeros."""
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            optimizer.state[value] = {
+                "step": torch.zeros((), dtype=torch.float32, device=local_shard(value).device),
+                "exp_avg": torch.zeros_like(value),
+                "exp_avg_sq": torch.zeros_like(value),
+            }
+    return optimizer
+
+
 def warm_up(step: int, settings: TrainerSettings) -> float:
     """Share of the full learning rate at a training step counted from 1: linear, then constant."""
     return min(1.0, step / max(1, settings.warmup_steps))
@@ -41,16 +65,8 @@ class ShardedAdamW:
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainerSettings) -> None:
         self._parameters = dict(parameters)
         self._settings = settings
-        values = list(self._parameters.values())
-        self._adamw = adamw(values, settings)
-        device = local_shard(values[0]).device
+        self._adamw = with_state(adamw(list(self._parameters.values()), settings))
         self._steps = torch.zeros((), dtype=torch.int64)
-        for value in values:
-            self._adamw.state[value] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "exp_avg": torch.zeros_like(value),
-                "exp_avg_sq": torch.zeros_like(value),
-            }
 
     @property
     def learning_rate(self) -> float:

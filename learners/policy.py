@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.core_model_loading import revert_weight_conversion
 
 from learners.attention import FLASH, PACKED, AttentionArguments, attention_arguments
-from learners.errors import PolicyError
+from learners.errors import PolicyError, first_line
 from learners.logprobs import Moments, TokenLogprobs, chunked_logprobs
 from learners.packing import PackedSequences
 from learners.sequence_parallel import SequenceGroup
@@ -156,7 +156,7 @@ def load_policy(folder_or_id: str, dtype: torch.dtype = torch.float32, attention
             raise PolicyError(f"model={folder_or_id}: its {changed[0]} changes logits after the head: not supported")
         model = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=dtype, attn_implementation=attention)
     except (OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise PolicyError(f"model={folder_or_id}: no loadable checkpoint there ({reason})") from error
     policy: PreTrainedModel = model.train()
     return policy

@@ -19,7 +19,9 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from learners.policy import PackedModel
+from learners.logprobs import TokenLogprobs
+from learners.packing import PackedSequences
+from learners.policy import PackedModel, Policy
 
 
 def shard_policy(policy: PackedModel, mesh: DeviceMesh, dtype: torch.dtype, *, offload: bool = False) -> None:
@@ -55,6 +57,22 @@ def reshard(policy: PackedModel) -> None:
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@torch.no_grad()
+def forward_only(
+    policy: Policy,
+    packed: PackedSequences,
+    positions: Tensor | None = None,
+    temperature: float = 1.0,
+    moments: bool = False,
+) -> TokenLogprobs:
+    """`Policy.forward` without gradients; nothing that was gathered for it stays."""
+    try:
+        seen: TokenLogprobs = policy(packed, positions, temperature, moments)
+    finally:
+        reshard(policy)
+    return seen
 
 
 def local_shard(tensor: Tensor) -> Tensor:

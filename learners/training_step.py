@@ -25,7 +25,8 @@ from learners.drafters.windows import Window
 from learners.logprobs import TokenLogprobs
 from learners.meter import TokenMeter
 from learners.micro_batch import MicroBatch, Part
-from learners.objective import ObjectiveInput, divisor_of, needs_of_objective, objective
+from learners.needs import Need
+from learners.objective import ObjectiveInput, divisor_of, objective
 from learners.process_group import sum_over_ranks
 from learners.settings import AlgorithmSettings
 from learners.skipped_updates import SkippedUpdates
@@ -37,6 +38,7 @@ class Trainee:
     """What every step of one learner works on.
 
     Attributes:
+        needs: what the algorithm's objective reads of a forward pass and of the batch.
         temperature: at which the answers were sampled.
         skipped: counts the policy's updates that are left out.
         companions: policies that terms of the loss compare with, by their names in `algorithm`.
@@ -47,6 +49,7 @@ class Trainee:
 
     backend: Backend
     algorithm: AlgorithmSettings
+    needs: frozenset[Need]
     temperature: float
     device: torch.device
     skipped: SkippedUpdates
@@ -62,7 +65,6 @@ class TrainingStep:
     def __init__(self, trainee: Trainee, version: int) -> None:
         self.version = version
         self._trainee = trainee
-        self._needs_moments = "moments" in needs_of_objective(trainee.algorithm)
         self._meter = TokenMeter(trainee.device, trainee.data_group)
         self._norms: list[float] = []
         self._critic_norms: list[float] = []
@@ -176,8 +178,8 @@ class TrainingStep:
         backend, capture = self._trainee.backend, self._trainee.capture
         run = backend.forward_only if self._policy_rests else backend.forward
         if capture is None or not micro.sequence_ids:
-            return run(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
+            return run(micro.packed, micro.positions, self._trainee.temperature, "moments" in self._trainee.needs)
         with capture.watch(micro.packed, micro.sequence_ids, self.version) as windows:
-            now = run(micro.packed, micro.positions, self._trainee.temperature, self._needs_moments)
+            now = run(micro.packed, micro.positions, self._trainee.temperature, "moments" in self._trainee.needs)
         self.windows += windows
         return now

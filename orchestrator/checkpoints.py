@@ -15,17 +15,19 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import JsonValue, TypeAdapter
 
+from learners.errors import first_line
 from orchestrator.config import Recipe
 from orchestrator.deadline import within
-from orchestrator.errors import PacelineError, RunError, SettingError
+from orchestrator.disk import disk_errors
+from orchestrator.errors import PacelineError, SettingError
 from orchestrator.run_state import RunState
 
 FORMAT = 1
@@ -105,7 +107,7 @@ class Checkpoints:
         content = _STATE.dump_python(state, mode="json")
         await self.settle()
         draft = self._draft(state.step)
-        with _disk_errors(draft):
+        with disk_errors(f"the checkpoint {draft}"):
             shutil.rmtree(draft, ignore_errors=True)  # of a process that died while writing
             draft.mkdir(parents=True)
         await self._learners.begin_checkpoint(draft / LEARNER, draft / MODEL, state.step)
@@ -153,7 +155,7 @@ class Checkpoints:
 
     def _publish(self, step: int, content: object) -> None:
         draft, path = self._draft(step), self._folder / f"step-{step:06d}"
-        with _disk_errors(path):
+        with disk_errors(f"the checkpoint {path}"):
             files = {file.name: file.stat().st_size for file in sorted((draft / LEARNER).iterdir())}
             card = {"format": FORMAT, "recipe": self._recipe, "files": files, "state": content}
             with (draft / CARD).open("w", encoding="utf-8") as file:
@@ -197,7 +199,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         card = _CARD.validate_python(json.loads((path / CARD).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:  # pydantic's ValidationError is one
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise SettingError("RUN", f"{path / CARD} cannot be read: {first}", fix) from None
     if card.format != FORMAT:
         raise SettingError("RUN", f"{path} has format {card.format}, this version reads {FORMAT}", fix)
@@ -232,12 +234,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        fix = "free some space or set run_dir to another disk"
-        raise RunError(f"the checkpoint {path} cannot be written: {error.strerror}", fix) from error

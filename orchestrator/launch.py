@@ -24,6 +24,7 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.settings import RolloutSettings
 from actors.speculation.settings import SpeculationSettings
+from learners.errors import first_line
 from learners.settings import TrainerSettings
 from orchestrator.config import RaySettings, Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
@@ -94,7 +95,7 @@ def start_ray(settings: RaySettings, *, actors: int) -> None:
         try:
             ray.init(address=settings.address, **quiet)
         except (ConnectionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise SettingError("ray.address", f"no cluster answers ({reason})", "check it with `ray status`") from None
         return
     try:
@@ -105,7 +106,7 @@ def start_ray(settings: RaySettings, *, actors: int) -> None:
             **quiet,
         )
     except Exception as error:  # Ray raises bare `Exception`s when its processes are late
-        reason = f"Ray did not start on this machine: {str(error).strip().splitlines()[0]}"
+        reason = f"Ray did not start on this machine: {first_line(error)}"
         raise RunError(reason, "look for other Ray sessions (`ray status`), free memory and shared memory") from error
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from learners.errors import UnfitError
+from learners.errors import UnfitError, first_line
 from learners.settings import TrainerSettings
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
+from orchestrator.disk import existing
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import BUDGET, plan_of
 from orchestrator.placement import Placement, place
@@ -155,7 +156,7 @@ def find_model(name: str, progress: Progress) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise SettingError(
             "model", f"{name} cannot be fetched ({reason})", "give a local folder, or model=starter for the small model"
         ) from None
@@ -180,7 +181,7 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise SettingError("model", f"{model} has no tokenizer that loads ({reason})", "save one there") from None
     if tokenizer.eos_token_id is None:
         raise SettingError("model", f"the tokenizer in {model} has no eos token", "set one in its config")
@@ -205,11 +206,11 @@ def check_disk(folder: Path, model: Path) -> None:
         SettingError: less is free than the checkpoint takes.
     """
     needed = sum(file.stat().st_size for pattern in WEIGHT_FILES for file in model.glob(pattern))
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    place = existing(folder)
+    free = shutil.disk_usage(place).free
     if free < 2 * needed:
         raise SettingError(
             "run_dir",
-            f"{existing} has {free / 2**20:,.0f} MiB free, the trained model needs {2 * needed / 2**20:,.0f} MiB",
+            f"{place} has {free / 2**20:,.0f} MiB free, the trained model needs {2 * needed / 2**20:,.0f} MiB",
             "free some space or set run_dir to another disk",
         )

@@ -3,7 +3,8 @@ nothing is asked for that no part reads. Parts of `orchestrator.rules`, which ca
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -14,39 +15,43 @@ from learners.needs import needs_of
 from learners.objective import needs_of_objective
 from learners.off_policy import OFF_POLICY
 from learners.options import options_of, with_options
-from learners.registry import UnknownNameError
+from learners.registry import Registry, UnknownNameError
+from learners.settings import PartSettings
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import BUDGET, needs_of_advantage, plan_of
 from orchestrator.policies.group_filters import GROUP_FILTERS, GroupOutcome, filters_of
 
+T = TypeVar("T")
 _SEE = "see `paceline methods`"
 
 
 def masks_are_registered(recipe: Recipe) -> SettingError | None:
     one = torch.zeros(1)
     example = MaskInput(one - 1, one - 1, one + 1, one, Moments(one, one, one, one))
-    for settings in recipe.algorithm.masks:
-        try:
-            with_options(MASKS[settings.name], settings.options)(example)
-        except UnknownNameError as error:
-            return SettingError(MASKS.kind, str(error.args[0]), _SEE)
-        except ValueError as error:
-            return SettingError(MASKS.kind, f"{settings.name}: {error}", _SEE)
+    refused = _refused_by(MASKS, recipe.algorithm.masks, example)
     names = [settings.name for settings in recipe.algorithm.masks]
     twice = next((name for name in names if names.count(name) > 1), None)
-    return None if twice is None else SettingError(MASKS.kind, f"{twice} is named twice", "name it once")
+    if refused is None and twice is not None:
+        return SettingError(MASKS.kind, f"{twice} is named twice", "name it once")
+    return refused
 
 
 def filters_are_registered(recipe: Recipe) -> SettingError | None:
-    example = GroupOutcome((0.0,), (1,), (False,))
-    for settings in recipe.algorithm.group_filters:
+    return _refused_by(GROUP_FILTERS, recipe.algorithm.group_filters, GroupOutcome((0.0,), (1,), (False,)))
+
+
+def _refused_by(
+    registry: Registry[Callable[..., T]], parts: Sequence[PartSettings], example: object
+) -> SettingError | None:
+    """Each part is tried on an example: the first that is not there, or whose options it refuses."""
+    for part in parts:
         try:
-            with_options(GROUP_FILTERS[settings.name], settings.options)(example)
+            with_options(registry[part.name], part.options)(example)
         except UnknownNameError as error:
-            return SettingError(GROUP_FILTERS.kind, str(error.args[0]), _SEE)
+            return SettingError(registry.kind, str(error.args[0]), _SEE)
         except ValueError as error:
-            return SettingError(GROUP_FILTERS.kind, f"{settings.name}: {error}", _SEE)
+            return SettingError(registry.kind, f"{part.name}: {error}", _SEE)
     return None
 
 

@@ -12,13 +12,13 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.errors import RunError, SettingError
+from orchestrator.disk import disk_errors
+from orchestrator.errors import SettingError
 
 MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
 """Where a finished run has them."""
@@ -90,20 +90,20 @@ class RunDirectory:
 
     def marks(self) -> LogMarks:
         """The logs' length now; up to there they outlive a crash of the machine."""
-        with _disk_errors(self.path):
+        with disk_errors(str(self.path)):
             return LogMarks(_length_on_disk(self._metrics), _length_on_disk(self._events))
 
     def metrics(self, row: Mapping[str, object]) -> None:
-        with _disk_errors(self.path):
+        with disk_errors(str(self.path)):
             _write_line(self._metrics, row)
 
     def event(self, row: Mapping[str, object]) -> None:
-        with _disk_errors(self.path):
+        with disk_errors(str(self.path)):
             _write_line(self._events, row)
 
     def samples(self, name: str, rows: list[dict[str, object]]) -> None:
         path = self.path / "samples" / f"{name}.jsonl"
-        with _disk_errors(path), path.open("w", encoding="utf-8") as file:
+        with disk_errors(str(path)), path.open("w", encoding="utf-8") as file:
             for row in rows:
                 _write_line(file, row)
 
@@ -117,7 +117,7 @@ class RunDirectory:
 
     def _whole(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}"
-        with _disk_errors(self.path):
+        with disk_errors(str(self.path)):
             temporary.write_text(text + "\n", encoding="utf-8")
             os.replace(temporary, self.path / name)
 
@@ -167,15 +167,6 @@ def _length_on_disk(file: TextIO) -> int:
     file.flush()
     os.fsync(file.fileno())
     return os.fstat(file.fileno()).st_size
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        fix = "free some space or set run_dir to another disk"
-        raise RunError(f"{path} cannot be written: {error.strerror}", fix) from error
 
 
 def _write_line(file: TextIO, row: Mapping[str, object]) -> None:

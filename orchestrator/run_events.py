@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, ValidationE
 
 from actors.engine import FinishReason
 from actors.trajectory import Leg
+from learners.errors import first_line
 from orchestrator.errors import PacelineError
 from orchestrator.policies.late import LatePolicy
 
@@ -363,13 +364,13 @@ def read_events(path: Path) -> Iterator[Event]:
         except ValueError as error:  # pydantic's ValidationError is one
             if number == len(lines) and not line.endswith(b"\n"):
                 return
-            raise LogError(f"{path}, line {number}: not an event ({_first_line(error)})") from error
+            raise LogError(f"{path}, line {number}: not an event ({_what(error)})") from error
         if event is not None:
             yield event
 
 
-def _first_line(error: Exception) -> str:
+def _what(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0]
+    return first_line(error)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from learners.errors import first_line
 from orchestrator.data.prompts import DataSettings
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
@@ -149,16 +150,12 @@ def _from_hub(settings: DataSettings) -> "Dataset":
         reason = f"there is no data set {settings.hub!r} on the hub, or it cannot be seen without logging in"
         raise SettingError("data.hub", reason, "check the id, or give data.path") from None
     except (OSError, HTTPError) as error:
-        reason = f"the hub cannot be reached for {settings.hub!r} ({_first_line(error)})"
+        reason = f"the hub cannot be reached for {settings.hub!r} ({first_line(error)})"
         raise SettingError("data.hub", reason, "check the network, or give a local file as data.path") from None
     except (DatasetsError, ValueError) as error:
         # What remains: a subset or split that the data set does not have; the message lists those that it has.
-        reason = f"{settings.hub!r} cannot be loaded: {_first_line(error)}"
+        reason = f"{settings.hub!r} cannot be loaded: {first_line(error)}"
         raise SettingError("data.hub", reason, "check data.subset and data.split") from None
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from learners.errors import first_line
 from orchestrator.config import TrackingSettings
 from orchestrator.errors import SettingError
 
@@ -36,7 +37,7 @@ class WandbTracker:
             )
         except (wandb.Error, OSError) as error:
             fix = "run `wandb login` or set WANDB_MODE=offline"
-            raise SettingError("tracking.wandb", str(error).splitlines()[0], fix) from None
+            raise SettingError("tracking.wandb", first_line(error), fix) from None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)

@@ -1,9 +1,8 @@
 """The `format`, `tags` and `one_box` terms: does the answer have the asked shape?"""
 
-import functools
-import re
 from collections.abc import Sequence
 
+from rewards.patterns import compiled
 from rewards.registry import Example, RefusedOptionError, term
 from rewards.response import Response
 
@@ -19,15 +18,7 @@ def format_reward(response: Response, *, pattern: str) -> float:
 
     Raises: RefusedOptionError where the pattern is no regular expression.
     """
-    return float(_compiled(pattern).fullmatch(response.text.strip()) is not None)
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        raise RefusedOptionError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+    return float(compiled(pattern).fullmatch(response.text.strip()) is not None)
 
 
 @term("tags", example=Example(Response("e", "", "<think>2 + 2</think><answer>4</answer>"), 1.0))

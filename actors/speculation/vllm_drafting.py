@@ -34,7 +34,7 @@ from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from actors.gloo_group import first_line
+from learners.errors import first_line
 
 NO_DRAFTS = "nothing is drafted until it gets new weights"
 NOT_FINITE = f"the drafter computed logits that are not finite: {NO_DRAFTS}"

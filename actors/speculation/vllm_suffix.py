@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from actors.gloo_group import first_line
 from actors.speculation.prompt_trees import Answer, PromptTrees, SuffixSettings
+from learners.errors import first_line
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

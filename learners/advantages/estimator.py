@@ -38,6 +38,12 @@ class GroupRewards:
         """Of the rewards; of equal rewards exactly their value, which a sum of floats need not give."""
         return self.rewards[0] if self.uniform else fmean(self.rewards)
 
+    @property
+    def std(self) -> float:
+        """Population standard deviation of the rewards; of equal rewards exactly 0."""
+        mean = self.mean
+        return math.sqrt(fmean((reward - mean) ** 2 for reward in self.rewards))
+
 
 AdvantageEstimator = Callable[..., tuple[float, ...]]
 """From `GroupRewards`, and options by keyword, to one advantage per answer."""

@@ -1,6 +1,5 @@
 """Estimators that compare an answer with some of its group more than with others."""
 
-import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -30,7 +29,7 @@ def dagrpo(group: GroupRewards, *, tau: float = 0.1, score: str = "", eps: float
         [mine - other if abs(s - t) >= tau else 0.0 for other, t in zip(group.rewards, scores, strict=True)]
         for mine, s in zip(group.rewards, scores, strict=True)
     ]
-    spread = _spread(group.rewards) + eps
+    spread = group.std + eps
     return tuple(fmean(row) / spread if any(row) else 0.0 for row in pairs)
 
 
@@ -67,18 +66,12 @@ def hbpo(group: GroupRewards, *, intra: float = 1.0, inter: float = 1.0, std: bo
     # Every answer counts alike in the mean of the budgets, also where budgets have unequal numbers of them.
     of_answer = tuple(means[part] for part in group.parts)
     centre = GroupRewards(of_answer).mean
-    within = {part: _spread(rewards) if std else 1.0 for part, rewards in parts.items()}
-    between = _spread(of_answer) if std else 1.0
+    within = {part: GroupRewards(tuple(rewards)).std if std else 1.0 for part, rewards in parts.items()}
+    between = GroupRewards(of_answer).std if std else 1.0
     return tuple(
         intra * _scaled(reward - means[part], within[part]) + inter * _scaled(means[part] - centre, between)
         for part, reward in zip(group.parts, group.rewards, strict=True)
     )
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Population standard deviation."""
-    mean = GroupRewards(tuple(values)).mean
-    return math.sqrt(fmean((value - mean) ** 2 for value in values))
 
 
 def _scaled(value: float, scale: float) -> float:

@@ -21,10 +21,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from learners.drafters.drafter import Drafter
-from learners.drafters.errors import DrafterError, first_line
+from learners.drafters.errors import DrafterError
 from learners.drafters.fingerprint import PairingFingerprint
 from learners.drafters.kinds import DRAFTERS
 from learners.drafters.target import TargetTables
+from learners.errors import first_line
 
 WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"

@@ -23,6 +23,7 @@ from learners.drafters.settings import DrafterTrainingSettings
 from learners.drafters.shadow import ShadowScore
 from learners.drafters.target import FINAL
 from learners.drafters.windows import PackedWindows, Window, pack_windows
+from learners.optimizer import adamw, with_state
 
 
 class DrafterTrainer:
@@ -42,23 +43,7 @@ class DrafterTrainer:
         self._unroll = settings.unroll or drafter.default_unroll
         self._weights = [settings.unroll_decay**place for place in range(self._unroll)]
         self._parameters = {name: value for name, value in drafter.named_parameters() if value.requires_grad}
-        values = list(self._parameters.values())
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": [value for value in values if value.ndim >= 2]},
-                {"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        for value in values:
-            self._adamw.state[value] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "exp_avg": torch.zeros_like(value),
-                "exp_avg_sq": torch.zeros_like(value),
-            }
+        self._adamw = with_state(adamw(list(self._parameters.values()), settings))
         self._counters = torch.zeros(3, dtype=torch.int64)
 
     @property

@@ -7,8 +7,3 @@ class DrafterError(ValueError):
 
 class DrafterDivergedError(RuntimeError):
     """Updates in a row had no finite gradient: training must stop. The drafter's weights are the last good ones."""
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line, for messages that quote it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from learners.drafters.errors import DrafterError, first_line
+from learners.drafters.errors import DrafterError
+from learners.errors import first_line
 from learners.policy import own_state
 
 FINAL = -1

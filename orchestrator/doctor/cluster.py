@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from learners.errors import first_line
 from orchestrator.doctor.finding import Finding, ok
 
 ANSWER_TIMEOUT_S = 60.0
@@ -36,7 +37,7 @@ def check_cluster(address: str) -> Iterator[Finding]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         yield Finding("ray", "fault", f"{address} cannot be joined ({reason})", "compare `ray status` and versions")
         return
     try:
@@ -67,7 +68,7 @@ def _check_nodes(address: str) -> Iterator[Finding]:
         try:
             version, skew = _ask(node)
         except (GetTimeoutError, RayError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             yield Finding(f"node {name}", "fault", f"runs no task ({reason})", "look at it in `ray status`")
             continue
         answering[name] = node
@@ -102,7 +103,7 @@ def _check_ports(nodes: dict[str, str]) -> Iterator[Finding]:
             connect = ray.remote(num_cpus=0)(_connect).options(scheduling_strategy=_affinity(nodes[name]))
             problem = ray.get(connect.remote(*place), timeout=ANSWER_TIMEOUT_S)
         except (GetTimeoutError, RayError) as error:
-            problem = str(error).strip().splitlines()[0]
+            problem = first_line(error)
         ray.kill(listener)
         if problem:
             fix = "open all TCP ports between the nodes"

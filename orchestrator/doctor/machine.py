@@ -17,6 +17,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.disk import existing
 from orchestrator.doctor.finding import Finding, ok
 
 MEMORY_GIB = 6.0
@@ -92,7 +93,7 @@ def check_memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
 
 def check_disk(folder: Path) -> Finding:
     """Room where runs are written."""
-    free = shutil.disk_usage(_existing(folder)).free / GIB
+    free = shutil.disk_usage(existing(folder)).free / GIB
     detail = f"{free:.1f} GiB free for {folder}"
     if free >= DISK_GIB:
         return ok("disk", detail)
@@ -122,7 +123,7 @@ def check_open_files() -> Finding:
 def check_storage(folder: Path) -> Finding:
     """Whether runs and their checkpoints can be written."""
     try:
-        with tempfile.TemporaryFile(dir=_existing(folder)) as file:
+        with tempfile.TemporaryFile(dir=existing(folder)) as file:
             file.write(b"paceline")
             file.flush()
             os.fsync(file.fileno())
@@ -162,9 +163,3 @@ def _nvidia_smi() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.split()
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    folder = folder.absolute()
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())

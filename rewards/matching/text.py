@@ -1,11 +1,10 @@
 """The `exact`, `phrase` and `regex` terms: an answer compared as text."""
 
-import functools
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from rewards.extraction import by_marker
+from rewards.patterns import compiled
 from rewards.registry import Example, RefusedOptionError, term
 from rewards.response import Response
 
@@ -64,12 +63,4 @@ def phrase_reward(response: Response, *, phrases: Sequence[str]) -> float:
 @term("regex", example=Example(Response("e", "", "It is 42 km."), 1.0, {"pattern": r"\d+ km"}))
 def regex_reward(response: Response, *, pattern: str) -> float:
     """1.0 where the regular expression is found anywhere in the text. `format` wants it to match the whole text."""
-    return float(_compiled(pattern).search(response.text) is not None)
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        raise RefusedOptionError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+    return float(compiled(pattern).search(response.text) is not None)

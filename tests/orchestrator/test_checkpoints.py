@@ -132,7 +132,7 @@ def test_nothing_is_a_checkpoint_until_all_of_it_is_written_and_one_is_written_a
         assert disk.copied == [10], "the second waits: the host holds one copy"
         disk.gate.set()
         await second
-        assert find_checkpoint(tmp_path).state.step == 10
+        assert find_checkpoint(tmp_path, 10).state.step == 10
         await checkpoints.settle()
         assert find_checkpoint(tmp_path).state.step == 20
 
