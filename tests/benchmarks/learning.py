@@ -1,13 +1,15 @@
 """Does it learn? The main algorithms on the quickstart's task, from one checkpoint, beside TRL's GRPO.
 
     make bench NAME=learning         or   python -m tests.benchmarks.learning [--steps 25] [--repeats 3] [--only grpo]
+                                                                              [--rows FILE]
 
 Every run trains the quickstart's model with the quickstart's settings; only those named in `METHODS` differ, and no
 group is filtered away, so that after equally many steps every run has seen equally many samples. TRL's GRPOTrainer gets
 the same prompts, rewards, lengths, learning rate and loss, in float32 as the quickstart. All are judged alike: by
 greedy answers to the same held-out prompts, before and after, through Paceline's engine. The seed chooses the order of
 the prompts and what is sampled. With `--figure` the rewards of the training samples are drawn, mean and range over the
-seeds. Runs may share the machine with other work: nothing here is timed.
+seeds. Runs may share the machine with other work: nothing here is timed. All runs together take hours on two cores:
+`--rows` keeps each one's row in a file, from which the next call goes on.
 """
 
 import argparse
@@ -73,16 +75,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*METHODS, PEER], default=[*METHODS, PEER])
     parser.add_argument("--figure", type=Path, help="draw the rewards into this SVG file")
+    parser.add_argument("--rows", type=Path, help="JSON lines: runs found here are not made again, new ones are added")
     arguments = parser.parse_args()
     model = ensure_starter(None, lambda report: None)
+    before = known_rows(arguments.rows, arguments.steps) if arguments.rows else {}
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(arguments.repeats):
             for method in arguments.only:
-                folder = Path(scratch) / f"{len(rows)}"
-                run = trained_by_peer if method == PEER else trained
-                rows.append(run(method, model, folder, steps=arguments.steps, seed=seed))
-                print(json.dumps(asdict(rows[-1])), flush=True)
+                row = before.get((method, seed))
+                if row is None:
+                    run = trained_by_peer if method == PEER else trained
+                    row = run(method, model, Path(scratch) / f"{len(rows)}", steps=arguments.steps, seed=seed)
+                    if arguments.rows:
+                        with arguments.rows.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(asdict(row)) + "\n")
+                rows.append(row)
+                print(json.dumps(asdict(row)), flush=True)
     print_table(rows)
     if arguments.figure:
         draw(rows, arguments.figure)
@@ -95,6 +104,13 @@ def main() -> None:
         rows=[*map(asdict, rows), {"ends": ends}],
         seed=0,
     )
+
+
+def known_rows(path: Path, steps: int) -> dict[tuple[str, int], Measured]:
+    """What was measured before over as many steps, by method and seed."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [Measured(**json.loads(line)) for line in lines]
+    return {(row.method, row.seed): row for row in rows if len(row.rewards) == steps}
 
 
 def settings_of(model: Path, method: str, *, steps: int, seed: int) -> list[str]:
