@@ -1,6 +1,5 @@
 """Adapters alone train; everybody else sees the weights that they amount to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,40 +11,20 @@ from learners.errors import UnfitError
 from learners.learner import Learner
 from learners.packing import pack
 from learners.policy import load_policy, token_logprobs
-from learners.settings import AlgorithmSettings, LoraSettings, TrainerSettings
+from learners.settings import LoraSettings
 from learners.sharding import local_shard
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import VOCABULARY, random_batch, tiny_model, tokenizer, write_model
+from tests.learners.ranks import run_ranks, single_rank
+from tests.learners.tiny import VOCABULARY, make_learner, random_batch, tiny_model, tokenizer
 
 PROBE = list(range(1, VOCABULARY, 3))
 LORA = {"rank": 5, "alpha": 8.0}
 ATTENTION = ("q_proj", "o_proj")
 
 
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return write_model(tmp_path / "model")
-
-
 def make(
     model: str, rank: int = 0, ranks: int = 1, algorithm: dict[str, object] | None = None, **trainer: object
 ) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-2, "token_budget": 60, "lora": LORA, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate(algorithm or {}),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, algorithm, rank, ranks, **{"learning_rate": 1e-2, "lora": LORA, **trainer})
 
 
 def parameters(learner: Learner) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,34 +17,14 @@ from learners.checkpoint import save_sharded
 from learners.errors import CheckpointError
 from learners.file_checksums import SUMS
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, tiny_model, write_model
+from tests.learners.ranks import run_ranks
+from tests.learners.tiny import make_learner, random_batch, tiny_model
 
 Outcome = dict[str, object]
 
 
 def make(model: str, rank: int = 0, world_size: int = 1, **algorithm: object) -> Learner:
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate(algorithm),
-        TrainerSettings.model_validate({"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60}),
-        temperature=1.0,
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
-    )
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return write_model(tmp_path / "model")
+    return make_learner(model, algorithm, rank, world_size)
 
 
 def test_training_goes_on_while_a_slow_disk_writes_the_moment_of_the_call(

@@ -1,6 +1,5 @@
 """Policies beside the trained one: when they are loaded, what they say, how they follow."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,27 +7,15 @@ import torch
 
 from learners.errors import PolicyError
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.settings import AlgorithmSettings
 from learners.sharding import local_shard
-from tests.learners.ranks import CPU, single_rank
-from tests.learners.tiny import random_batch, tiny_model, write_model
+from tests.learners.tiny import make_learner, random_batch, tiny_model
 
-
-@pytest.fixture(autouse=True)
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return write_model(tmp_path / "model")
+pytestmark = pytest.mark.usefixtures("group")
 
 
 def learner(model: str, **algorithm: object) -> Learner:
-    trainer = TrainerSettings(dtype="float32", learning_rate=1e-2)
-    settings = AlgorithmSettings.model_validate(algorithm)
-    return Learner(model, settings, trainer, temperature=1.0, rank=0, world_size=1, device=CPU)
+    return make_learner(model, algorithm, learning_rate=1e-2)
 
 
 def kl(weight: float, name: str = "kl_k2", against: str = "reference") -> dict[str, object]:

@@ -1,6 +1,5 @@
 """The learner on one rank: what a step computes, and that cutting it differently changes nothing."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +12,13 @@ from learners.learner import Learner
 from learners.packing import pack
 from learners.policy import token_logprobs
 from learners.settings import AlgorithmSettings, CorrectionSettings, TrainerSettings
-from tests.learners.ranks import CPU, single_rank
+from tests.learners.ranks import CPU
 from tests.learners.tiny import VOCABULARY, grouped_batch, random_batch, tiny_model, tokenizer, write_model
 
 PROBE = list(range(1, VOCABULARY, 3))
 
 
-@pytest.fixture(autouse=True)
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return write_model(tmp_path / "model")
+pytestmark = pytest.mark.usefixtures("group")
 
 
 def make(

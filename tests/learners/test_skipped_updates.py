@@ -2,7 +2,6 @@
 
 import math
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from torch import Tensor
 from learners.batch import TrainBatch
 from learners.errors import DivergedError, EmptyBatchError, TrainingStopError
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.sharding import local_shard
 from learners.skipped_updates import SkippedUpdates
 from learners.terms.term import Term, TermInput
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, write_model
+from tests.learners.ranks import run_ranks
+from tests.learners.tiny import make_learner, random_batch
 
 COUNTERS = {"optimizer.steps", "critic.optimizer.steps"}
 """They count training steps, also those that were left out."""
@@ -31,30 +29,6 @@ def _infinite(given: TermInput) -> Tensor:
 
 infinite = Term(_infinite, compares=False)
 """A loss that is not finite and has no gradient at all."""
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def make(model: str, algorithm: dict[str, object], rank: int = 0, ranks: int = 1, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate(algorithm),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
 
 
 def good(seed: int) -> TrainBatch:
@@ -79,7 +53,7 @@ def bits(learner: Learner) -> State:
 
 def train_through(rank: int, ranks: int, model: str, algorithm: dict[str, object]) -> dict[str, object]:
     """A good step, a poisoned one, a good one: what each left and said."""
-    learner = make(model, algorithm, rank, ranks)
+    learner = make_learner(model, algorithm, rank, ranks)
     learner.step(good(seed=0))
     before = bits(learner)
     metrics = learner.step(poisoned())
@@ -108,7 +82,7 @@ def test_a_bad_step_on_two_ranks_changes_no_bit_on_either(model: str, tmp_path: 
 @pytest.mark.usefixtures("group")
 def test_a_loss_that_is_not_finite_is_left_out_even_if_its_gradient_is(model: str) -> None:
     name = "tests.learners.test_skipped_updates:infinite"
-    learner = make(model, {"terms": [{"name": name, "weight": 1.0}]})
+    learner = make_learner(model, {"terms": [{"name": name, "weight": 1.0}]})
     before = bits(learner)
     metrics = learner.step(random_batch())
     assert metrics["loss"] == math.inf
@@ -118,14 +92,14 @@ def test_a_loss_that_is_not_finite_is_left_out_even_if_its_gradient_is(model: st
 
 @pytest.mark.usefixtures("group")
 def test_a_good_minibatch_of_a_bad_batch_is_trained(model: str) -> None:
-    learner = make(model, {}, minibatches=3)
+    learner = make_learner(model, {}, minibatches=3)
     before = bits(learner)
     assert learner.step(poisoned())["skipped_updates"] == 1
     assert not torch.equal(bits(learner)["model.model.norm.weight"], before["model.model.norm.weight"])
 
 
 def reach_the_limit(rank: int, ranks: int, model: str) -> dict[str, object]:
-    learner = make(model, {}, rank, ranks, max_skipped_updates=2)
+    learner = make_learner(model, {}, rank, ranks, max_skipped_updates=2)
     learner.step(poisoned())
     learner.step(random_batch())  # A good one in between starts the count anew.
     before = bits(learner)
@@ -149,7 +123,7 @@ def test_too_many_in_a_row_end_training_with_one_line_on_every_rank(model: str, 
 
 @pytest.mark.usefixtures("group")
 def test_a_streamed_step_counts_too(model: str) -> None:
-    learner = make(model, {}, max_skipped_updates=2)
+    learner = make_learner(model, {}, max_skipped_updates=2)
     for attempt in range(2):
         learner.begin_step(3)
         for item in poisoned().sequences:
@@ -171,7 +145,7 @@ def test_the_limit_is_for_a_row(norms: list[float]) -> None:
 
 @pytest.mark.usefixtures("group")
 def test_an_empty_batch_has_a_name_and_touches_nothing(model: str) -> None:
-    learner = make(model, {"advantage": "gae"})
+    learner = make_learner(model, {"advantage": "gae"})
     before = bits(learner)
     masked = tuple(replace(item, loss_mask=(False,) * len(item.versions)) for item in random_batch().sequences)
     with pytest.raises(EmptyBatchError, match="nothing to train on"):

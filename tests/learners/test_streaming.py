@@ -1,7 +1,6 @@
 """A batch that arrives in parts trains like the batch, and a step that is half done says so."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,36 +9,16 @@ import torch
 
 from learners.batch import TrainBatch, TrainSequence
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, tokenizer, write_model
+from learners.settings import TrainerSettings
+from tests.learners.ranks import run_ranks, single_rank
+from tests.learners.tiny import make_learner, random_batch, tokenizer
 
 AGGREGATIONS = ("token", "sequence")
 Parts = list[tuple[TrainSequence, ...]]
 
 
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def make(model: str, rank: int = 0, ranks: int = 1, aggregation: str = "token", **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate({"aggregation": aggregation}),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, {"aggregation": aggregation}, rank, ranks, **trainer)
 
 
 def masked(item: TrainSequence) -> TrainSequence:

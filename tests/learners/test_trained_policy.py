@@ -1,6 +1,5 @@
 """Memory settings: what is computed again or kept elsewhere changes no gradient."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,36 +11,16 @@ from learners.errors import UnfitError
 from learners.learner import Learner
 from learners.packing import pack
 from learners.policy import Policy, load_policy
-from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.settings import TrainerSettings
 from learners.sharding import shard_policy
 from learners.trained_policy import check_fit, open_policy
 from tests.learners.gradient_sums import gradient_sums
 from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, tiny_model, write_model
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
+from tests.learners.tiny import make_learner, random_batch, tiny_model
 
 
 def make(model: str, rank: int = 0, ranks: int = 1, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "token_budget": 60, "ranks": ranks, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings(),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, None, rank, ranks, **trainer)
 
 
 def both_ways(rank: int, ranks: int, model: str, dtype: str) -> list[dict[str, torch.Tensor]]:

@@ -12,16 +12,10 @@ from learners.drafters.settings import CaptureSettings
 from learners.drafters.target import FINAL
 from learners.drafters.windows import Window
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, write_model
+from tests.learners.ranks import run_ranks, single_rank
+from tests.learners.tiny import make_learner, random_batch
 
 EVERYTHING = CaptureSettings(tokens_per_pass=60, window_length=50, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
@@ -31,16 +25,7 @@ def learner(model: str) -> Iterator[Learner]:
 
 
 def make(model: str, rank: int = 0, ranks: int = 1, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, "ranks": ranks, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings(),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, None, rank, ranks, **trainer)
 
 
 def streamed(learner: Learner, batch: TrainBatch) -> None:

@@ -1,6 +1,7 @@
 """A tiny Qwen3 and random training data, shared by the learner's tests."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from learners.batch import TrainBatch, TrainSequence
+from learners.learner import Learner
+from learners.settings import AlgorithmSettings, TrainerSettings
+from tests.learners.ranks import CPU
 
 VOCABULARY = 40
 
@@ -35,6 +39,28 @@ def tiny_model(*, tied: bool = True, seed: int = 0, **changes: object) -> Qwen3F
 def write_model(folder: Path, *, tied: bool = True) -> str:
     tiny_model(tied=tied).save_pretrained(folder)
     return str(folder)
+
+
+def make_learner(
+    model: str,
+    algorithm: Mapping[str, object] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    *,
+    temperature: float = 1.0,
+    **trainer: object,
+) -> Learner:
+    """One rank's, on the CPU, in float32 and with small micro-batches unless `trainer` says otherwise."""
+    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "ranks": ranks, **trainer}
+    return Learner(
+        model,
+        AlgorithmSettings.model_validate(algorithm or {}),
+        TrainerSettings.model_validate(settings),
+        temperature=temperature,
+        rank=rank,
+        world_size=ranks,
+        device=CPU,
+    )
 
 
 def random_batch(*, sequences: int = 12, seed: int = 0, version: int = 3) -> TrainBatch:
