@@ -15,7 +15,7 @@ from statistics import fmean
 from orchestrator.errors import SettingError
 from orchestrator.progress import Progress
 from rewards.child_pool import ChildPool
-from rewards.compose import RewardSetupError
+from rewards.entries import RewardSetupError
 from rewards.response import Json, Response, Score
 from rewards.settings import RewardSettings
 
@@ -46,6 +46,11 @@ class Grades:
         """Answers without a verdict, by what happened and the term that was at work."""
         failed = [score.failure for score in self.scores if score.failure is not None]
         return Counter(f"{failure.kind} in {failure.term}" if failure.term else failure.kind for failure in failed)
+
+    @property
+    def troubles(self) -> Counter[str]:
+        """What models could not tell terms that have a value of their own for that; these answers are scored."""
+        return Counter(f"{one.kind} in {one.term}" for score in self.scores for one in score.troubles)
 
     @property
     def means(self) -> dict[str, float]:
@@ -114,6 +119,8 @@ def print_grades(responses: Sequence[Response], grades: Grades, progress: Progre
         progress.say(f"  {name:<18} {mean:.4f}")
     for reason, count in grades.failures.most_common():
         progress.warn(f"{count} not scored: {reason}")
+    for reason, count in grades.troubles.most_common():
+        progress.warn(f"{count} times the term's own value, for want of a model's: {reason}")
     failed = [(response, score) for response, score in zip(responses, grades.scores, strict=True) if score.error]
     for response, score in failed[:SHOWN]:
         progress.say(f"  line {response.sample_id}: {score.error}\n    {_shortened(response.text)}")

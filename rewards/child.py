@@ -11,8 +11,9 @@ import socket
 import sys
 from functools import partial
 
-from rewards.compose import Reward, RewardSetupError, one_line
+from rewards.compose import Reward
 from rewards.confinement import die_with_parent, install_guard, limit_memory
+from rewards.entries import RewardSetupError, one_line
 from rewards.lives import live
 from rewards.response import Response, Score
 from rewards.settings import RewardSettings

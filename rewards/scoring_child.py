@@ -8,25 +8,22 @@ time is dead before they do, and its successor is on its way. One thread at a ti
 """
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from rewards.compose import RewardSetupError
-from rewards.lives import PID, in_words
+from rewards.child_process import end, launched, signal_group
+from rewards.entries import RewardSetupError
+from rewards.lives import PID
 from rewards.response import Failure, FailureKind, Response, Score
 from rewards.settings import RewardSettings
 from rewards.term_mark import new_mark, read_mark
 from rewards.wire import Channel, ChannelClosedError, GroupRequest, Request, packed
 
-_REAP_TIMEOUT_S = 10.0
-"""A killed process is gone in milliseconds, unless the machine swaps."""
 _AHEAD = 4
 """Requests under way at a time: the next is there when the child is done with one, so that it never waits."""
 _SMALL = 32_768
@@ -173,7 +170,7 @@ class ScoringChild:
         if life is not None:
             life[1].close()
         control.close()  # for which it kills its life, and leaves
-        return _end(process, grace_s if life is None else max(grace_s, _LAST_WORDS_S))
+        return end(process, grace_s if life is None else max(grace_s, _LAST_WORDS_S))
 
     def retire(self) -> None:
         """Kill, for good; a `score` in progress in another thread gets its fallback."""
@@ -184,7 +181,7 @@ class ScoringChild:
                     self._control.shutdown(socket.SHUT_RDWR)
             lives_itself = self._life is not None and self._process is not None and self._life[0] == self._process.pid
             if self._process is not None and (lives_itself or not self._loaded):
-                _signal_group(self._process)  # under the lock, so that nobody has reaped it
+                signal_group(self._process)  # under the lock, so that nobody has reaped it
 
     def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[Score, ...]]:
         """The child's answers in order: all, or up to one that came so late that the life is not kept.
@@ -277,50 +274,5 @@ class ScoringChild:
             self._stepped_back = False
 
     def _launch(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            handed = [theirs.fileno(), self._mark.fileno()]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rewards.child", *map(str, handed), str(os.getpid())],
-                pass_fds=handed,
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-                # A group of its own: Ctrl-C in the terminal is the parent's affair, and a kill takes grandchildren.
-                start_new_session=True,
-            )
+        self._process, self._control = launched("rewards.child", self._mark.fileno())
         Channel(self._control).send(self._settings.model_dump_json().encode(), self._settings.start_timeout_s)
-
-
-def _environment() -> dict[str, str]:
-    """The parent's, with its import path: the child finds the packages and the user's modules that the parent does."""
-    path = [entry or os.getcwd() for entry in sys.path]
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
-    return {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join([*path, os.getcwd()]), "PYTHONHASHSEED": "0"}
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Looks without reaping: until it is reaped, the process keeps its pid, and that names its group."""
-    try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True  # a parent that ignores SIGCHLD has its children reaped by the kernel
-
-
-def _end(process: subprocess.Popen[bytes], grace_s: float) -> str:
-    until = time.monotonic() + grace_s
-    while not _has_ended(process) and time.monotonic() < until:
-        time.sleep(0.002)
-    _signal_group(process)
-    try:
-        code = process.wait(_REAP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return "does not die"
-    return in_words(code)
-
-
-def _signal_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child and whatever it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -15,9 +15,11 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from rewards.models.address import Addresses
 from rewards.response import Response, Score
 
-_LENGTH = struct.Struct("!I")
+LENGTH = struct.Struct("!I")
+"""What stands before each message."""
 _LONGEST_REPLY = 1 << 24
 _LONGEST_REQUEST = 1 << 30
 
@@ -40,6 +42,20 @@ Request = Response | GroupRequest
 
 
 @dataclass(frozen=True, slots=True)
+class AskRequest:
+    """The terms that ask models, of one prompt's answers; any number are under way at a time.
+
+    Attributes:
+        ticket: comes back with the scores.
+        sees: whether those terms that see one response are wanted, or those that see the group.
+    """
+
+    ticket: int
+    sees: Literal["response", "group"]
+    given: GroupRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """From child to pool.
 
@@ -49,20 +65,26 @@ class Reply:
             `out_of_memory`, after which it leaves.
         scores: one for a response, and one for each of a group's.
         groups: with `ready`: a term sees all answers to a prompt together, so there is a second pass.
+        ticket: of the `AskRequest` that this answers. Who asks models sends `alive` in between.
     """
 
-    kind: Literal["ready", "refused", "ended", "scores", "out_of_memory"]
+    kind: Literal["ready", "refused", "ended", "scores", "out_of_memory", "alive"]
     scores: tuple[Score, ...] = ()
     reason: str = ""
     groups: bool = False
+    ticket: int = 0
 
 
 _REPLY = TypeAdapter(Reply)
 
 
-def packed(request: Request) -> bytes:
+def packed(request: Request | AskRequest | Addresses) -> bytes:
     """For `Channel.send`."""
     return pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def as_bytes(reply: Reply) -> bytes:
+    return _REPLY.dump_json(reply)
 
 
 class Channel:
@@ -75,14 +97,14 @@ class Channel:
         """Raises: TimeoutError; ChannelClosedError."""
         self._socket.settimeout(timeout_s)
         try:
-            self._socket.sendall(_LENGTH.pack(len(payload)) + payload)
+            self._socket.sendall(LENGTH.pack(len(payload)) + payload)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ChannelClosedError(str(error)) from error
 
     def receive(self, timeout_s: float | None = None, longest: int = _LONGEST_REQUEST) -> bytes:
         """One message. Raises: TimeoutError; ChannelClosedError, also for one of more than `longest` bytes."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size, until))
+        (length,) = LENGTH.unpack(self._exactly(LENGTH.size, until))
         if length > longest:
             raise ChannelClosedError(f"a message of {length} bytes")
         return self._exactly(length, until)
@@ -92,7 +114,7 @@ class Channel:
         return request
 
     def send_reply(self, reply: Reply) -> None:
-        self.send(_REPLY.dump_json(reply))
+        self.send(as_bytes(reply))
 
     def receive_reply(self, timeout_s: float) -> Reply:
         """Raises: TimeoutError; ChannelClosedError."""
