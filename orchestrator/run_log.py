@@ -174,6 +174,10 @@ class RunLog:
         self._event("worker_lost", worker=worker, reason=reason)
         self._progress.warn(f"{worker} was lost and will be replaced: {reason}")
 
+    def model_serves(self, worker: str) -> None:
+        self._event("model_serves", worker=worker)
+        self._progress.say(f"{worker} was replaced and serves")
+
     def worker_joined(self, worker: str, version: int) -> None:
         self._event("worker_joined", worker=worker, version=version)
         self._progress.say(f"{worker} was replaced and serves version {version}")

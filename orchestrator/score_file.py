@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from orchestrator.errors import SettingError
+from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.progress import Progress
 from rewards.child_pool import ChildPool
 from rewards.entries import RewardSetupError
@@ -80,9 +81,13 @@ def grade(responses: Sequence[Response], settings: RewardSettings, on_progress: 
 
     Raises: SettingError where the reward cannot work.
     """
+    for name, model in settings.models.items():
+        if model.served:
+            fix = "give the url of an endpoint, such as one of `vllm serve`"
+            raise SettingError(f"reward.models.{name}", "a run serves it, and grading a file starts none", fix)
     scores: dict[int, Score] = {}
     started = time.perf_counter()
-    with ChildPool(settings) as pool:
+    with ChildPool(settings, endpoint_addresses(settings)) as pool:
         try:
             pool.warm_up()
         except RewardSetupError as error:

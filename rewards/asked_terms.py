@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-from rewards.entries import Entry, RewardSetupError, entries_of, failed, settled, with_verdict
+from rewards.entries import Entry, RewardSetupError, asking_entries_of, failed, settled, with_verdict
 from rewards.group import Group
 from rewards.models.asking import ModelFailed, ModelFailureKind, Models
 from rewards.models.patience import patience
@@ -26,7 +26,6 @@ from rewards.total import holds
 from rewards.verdict import Answer, Verdict, as_verdict
 from rewards.wire import AskRequest, GroupRequest
 
-
 _Said = Answer | ModelFailed
 """What a term that asks has to say about one answer."""
 
@@ -34,12 +33,12 @@ _Said = Answer | ModelFailed
 class AskedTerms:
     """The terms of `settings` that ask, and whom they ask.
 
-    Raises: RewardSetupError; see `entries_of`.
+    Raises: RewardSetupError; see `asking_entries_of`.
     """
 
     def __init__(self, settings: RewardSettings, models: Models) -> None:
         self._settings, self._models = settings, models
-        asking = tuple(entry for entry in entries_of(settings) if entry.asks)
+        asking = asking_entries_of(settings)
         self._single = tuple(entry for entry in asking if entry.term.sees == "response")
         self._grouped = tuple(entry for entry in asking if entry.term.sees == "group")
 

@@ -1,8 +1,8 @@
 """A pool's handle on the process that asks models: many prompts in at a time, their scores out as they come.
 
-One process suffices, because asking is waiting. Invariants: every call gets its scores, or the fallback with the reason;
-a process that dies, or falls silent because something in it computes without end, is replaced, and what it was asked is
-asked once more; no process outlives the pool. Any thread may call.
+One process suffices, because asking is waiting. Invariants: every call gets its scores, or the fallback with the
+reason; a process that dies, or falls silent because something in it computes without end, is replaced, and what it was
+asked is asked once more; no process outlives the pool. Any thread may call.
 
 The process is started and listened to on a thread of its own: the kernel ties a child's life to the thread that
 started it.

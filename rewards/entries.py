@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rewards.disturbance import disturbed
-from rewards.registry import Term, resolve
+from rewards.registry import BUILT_IN, JUDGING, Term, resolve
 from rewards.response import Failure, FailureKind, Response, Score, SpanReward
 from rewards.settings import RewardSettings, TermSettings
 from rewards.total import named, total_of
@@ -52,6 +52,22 @@ def entries_of(settings: RewardSettings) -> tuple[Entry, ...]:
         _check_model(entry, settings)
     _check_order(entries)
     return entries
+
+
+def asking_entries_of(settings: RewardSettings) -> tuple[Entry, ...]:
+    """Those lines that ask a model. Terms of this package that never do are not imported: their verifiers are heavy.
+
+    Raises: RewardSetupError; what needs all lines is checked by `entries_of` alone.
+    """
+    may_ask = [
+        (number, entry)
+        for number, entry in enumerate(settings.terms)
+        if BUILT_IN.get(entry.name, JUDGING).startswith(JUDGING)
+    ]
+    entries = tuple(Entry(number, entry, _resolved(entry)) for number, entry in may_ask)
+    for entry in entries:
+        _check_model(entry, settings)
+    return tuple(entry for entry in entries if entry.asks)
 
 
 def with_verdict(score: Score, entry: Entry, verdict: Verdict) -> Score:
@@ -108,6 +124,11 @@ def _resolved(entry: TermSettings) -> Term:
 
 
 def _check_model(entry: Entry, settings: RewardSettings) -> None:
+    if entry.asks and not settings.models:
+        fix = "describe one as reward.models.judge, by its url or as a model of your own"
+        raise RewardSetupError(f"reward.models: {entry.label} asks a model, and reward.models is empty; {fix}")
+    if "models" in entry.settings.options:
+        raise RewardSetupError(f"reward.terms[{entry.label}].options: models are described in reward.models; see there")
     model = entry.term.model_asked(entry.settings.options)
     if model is not None and model not in settings.models:
         there = ", ".join(settings.models) or "none"

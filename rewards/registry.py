@@ -83,6 +83,10 @@ _Value = TypeVar("_Value", bound=Answer | Awaitable[Answer])
 _Values = TypeVar("_Values", bound=Sequence[Answer] | Awaitable[Sequence[Answer | ModelFailed]])
 
 
+JUDGING = "rewards.judging."
+"""Where this package's terms that may ask a model are."""
+
+
 class UnknownTermError(ValueError):
     """No reward term has this name; one line that names the nearest ones."""
 

@@ -27,7 +27,7 @@ class TermSettings(Section):
     name: Annotated[str, AfterValidator(check_name)]
     """A term in `rewards.registry.BUILT_IN`, or a function of your own as `package.module:function`."""
     weight: float = Field(1.0, allow_inf_nan=False)
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the term's function."""
     label: str | None = Field(None, min_length=1, pattern="^[^/]+$")
     """Name in logs and metrics; None takes the term's own. Needed where one term is used twice."""
@@ -71,7 +71,7 @@ CALL_SHARE = 0.8
 class RewardSettings(Section):
     terms: tuple[TermSettings, ...] = Field(min_length=1)
     """What the reward is made of; the first is the one that evaluations count as correct."""
-    models: dict[str, ModelSettings] = {}
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
     """Models that terms may ask, by the name that a term's option `model` gives."""
     disturb: Disturbance | None = None
     """None leaves the reward true. The terms are logged, and evaluated, as they are in any case."""

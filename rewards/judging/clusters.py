@@ -11,8 +11,8 @@ from rewards.extraction import by_marker, stated_answer
 from rewards.group import Group
 from rewards.judging.seeds import seed_of
 from rewards.judging.votes import instructed
-from rewards.math_answer import same_answer
 from rewards.matching.text import folded
+from rewards.math_answer import same_answer
 from rewards.models.asking import Model, Models
 from rewards.models.quoting import quoted
 from rewards.models.verdicts import yes_in

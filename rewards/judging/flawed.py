@@ -17,7 +17,9 @@ TASK = (
     "result is guessed or taken from nowhere, or errors cancel each other. Go through the steps, then end with a line "
     "`Verdict: yes` if the reasoning is flawed, or `Verdict: no`."
 )
-_ANSWERS = tuple(Response(f"e/{number}", "16/64?", text) for number, text in enumerate(("cancel the 6: 1/4", "1/4", "6")))
+_ANSWERS = tuple(
+    Response(f"e/{number}", "16/64?", text) for number, text in enumerate(("cancel the 6: 1/4", "1/4", "6"))
+)
 _FOUND = ({"math": 1.0}, {"math": 1.0}, {"math": 0.0})
 
 

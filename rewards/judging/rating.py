@@ -31,7 +31,7 @@ _BOTH = (Response("e/0", "2 + 2?", "4"), Response("e/1", "2 + 2?", "5"))
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """What came of comparing answers number `one` and `other`: the share that goes to `one`; None where nobody knows."""
+    """What came of comparing two answers, by number: the share of `one`, and None where nobody knows."""
 
     one: int
     other: int

@@ -41,9 +41,9 @@ async def general_reasoner(
     temperature: float | None = None,
     max_tokens: int = 512,
 ) -> Verdict:
-    """1 - penalty min(penalty_cap, |len(reference) - len(answer)|) where a model finds that the final answer agrees with
-    the reference, 0 where it does not, `no_answer` where there is none: General-Reasoner (arXiv 2505.14652), whose unit
-    of length is not settled.
+    """1 - penalty min(penalty_cap, |len(reference) - len(answer)|) where a model finds that the final answer agrees
+    with the reference, 0 where it does not, `no_answer` where there is none: General-Reasoner (arXiv 2505.14652), whose
+    unit of length is not settled.
 
     The model sees question, reference and final answer, and none of the reasoning; equal answers are asked about once.
 

@@ -111,7 +111,9 @@ class HttpModel:
         sizes = {len(vector) for vector in vectors}
         finite = all(math.isfinite(value) for vector in vectors for value in vector)
         if len(vectors) != len(texts) or len(sizes) > 1 or 0 in sizes or not finite:
-            raise self._malformed(f"{len(vectors)} vectors for {len(texts)} texts, or none of one length and of finite numbers")
+            raise self._malformed(
+                f"{len(vectors)} vectors for {len(texts)} texts, or none of one length and of finite numbers"
+            )
         return vectors
 
     async def close(self) -> None:

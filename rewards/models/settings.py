@@ -14,7 +14,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def _is_endpoint(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is no http(s) address; give the base of an OpenAI-compatible endpoint, such as https://HOST/v1")
+        raise ValueError(
+            "is no http(s) address; give the base of an OpenAI-compatible endpoint, such as https://HOST/v1"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must hold no user, password or query; a key is named by api_key_env")
     return url.rstrip("/")
