@@ -28,8 +28,8 @@ from rewards.scoring_child import ScoringChild
 from rewards.settings import RewardSettings
 from rewards.wire import GroupRequest
 
-_HANDED_AT_MOST = 16
-"""Responses that a child is handed at a time: few enough that the others take what is left when one of them hangs."""
+_HANDED_AT_MOST = 64
+"""Responses that a child is handed at a time: many, so that handing them costs little beside scoring them."""
 _GRACE_S = 15.0
 """For killing, reaping and thread scheduling on a machine under load."""
 
@@ -209,10 +209,15 @@ class ChildPool:
 
 
 def _parts(responses: Sequence[Response], workers: int) -> list[Sequence[Response]]:
-    """The responses in order, in parts of which each of several children gets several, to even out the work."""
-    share = len(responses) if workers == 1 else len(responses) // (4 * workers)
-    size = max(1, min(_HANDED_AT_MOST, share))
-    return [responses[start : start + size] for start in range(0, len(responses), size)]
+    """The responses in order, in parts that become smaller: the last ones even out what the children had to do."""
+    parts: list[Sequence[Response]] = []
+    start = 0
+    while start < len(responses):
+        left = len(responses) - start
+        size = max(1, min(_HANDED_AT_MOST, left if workers == 1 else left // (2 * workers)))
+        parts.append(responses[start : start + size])
+        start += size
+    return parts
 
 
 def _all_failed(scores: Sequence[Score]) -> bool:

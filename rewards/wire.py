@@ -1,8 +1,9 @@
 """What a pool and its children say to each other, over a stream socket in length-prefixed messages.
 
-Each request is answered by one reply, in order; several may be under way. A request goes down pickled: its maker is
-this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child has
-read what a model wrote, so nothing of its making is unpickled.
+A request is answered by one reply or, where it is for several responses, by several, each with the scores of the next
+ones: what is quickly scored travels together, and nothing waits for what is not. A request goes down pickled: its maker
+is this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child
+has read what a model wrote, so nothing of its making is unpickled.
 """
 
 import pickle
@@ -38,7 +39,7 @@ class GroupRequest:
     shared: Mapping[str, float]
 
 
-Request = Response | GroupRequest
+Request = tuple[Response, ...] | GroupRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Reply:
         kind: on the control socket `ready` once after the start, or `refused` with a reason, and `ended` with how at
             the end of each life (`rewards.lives`); on a life's own socket `scores` for each request, or
             `out_of_memory`, after which it leaves.
-        scores: one for a response, and one for each of a group's.
+        scores: of the next ones of the responses, one or several, or of all of a group's.
         groups: with `ready`: a term sees all answers to a prompt together, so there is a second pass.
         ticket: of the `AskRequest` that this answers. Who asks models sends `alive` in between.
     """
