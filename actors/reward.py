@@ -8,6 +8,7 @@ twice, because an actor died, gets the same verdict.
 from collections.abc import Mapping, Sequence
 
 from rewards.child_pool import ChildPool
+from rewards.models.address import Addresses
 from rewards.response import Response, Score
 from rewards.settings import RewardSettings
 
@@ -15,8 +16,12 @@ from rewards.settings import RewardSettings
 class RewardWorker:
     """Scores responses under the limits of `settings`. May be called concurrently (`max_concurrency` above 1)."""
 
-    def __init__(self, settings: RewardSettings) -> None:
-        self._pool = ChildPool(settings)
+    def __init__(self, settings: RewardSettings, addresses: Addresses | None = None) -> None:
+        """
+        Args:
+            addresses: of the models that terms ask, as far as they are known.
+        """
+        self._pool = ChildPool(settings, addresses)
 
     def warm_up(self) -> None:
         """Wait until every child can score. Raises: RewardSetupError, one line, where the terms cannot work."""
@@ -40,6 +45,10 @@ class RewardWorker:
     def cancel(self, ticket: str) -> None:
         """Nobody waits for that call's scores any more."""
         self._pool.cancel(ticket)
+
+    def readdress(self, addresses: Addresses) -> None:
+        """The models of these names are to be found there from now on."""
+        self._pool.readdress(addresses)
 
     def heartbeat(self) -> None:
         """Answers while the process lives, however long the scoring takes (a thread of its own)."""

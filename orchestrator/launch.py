@@ -31,7 +31,11 @@ from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.drafting.trainer_handle import DrafterTrainerHandle
 from orchestrator.errors import RunError, SettingError, last_line
 from orchestrator.learner_group import LearnerGroup
+from orchestrator.model_addresses import endpoint_addresses
+from orchestrator.model_servers import ModelServers, ServerListener
 from orchestrator.placement import Placement
+from orchestrator.policies.make import RESTART_WINDOW_S
+from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.preflight import Prepared
 from orchestrator.reward_client import RewardClient, RewardListener
 from orchestrator.rollout_fleet import FleetListener, RolloutFleet
@@ -39,9 +43,11 @@ from orchestrator.worker_link import WorkerLink
 
 START_TIMEOUT_S = 300.0
 DRAFTER_GPU_SLIVER = 0.01
+SCORING_GROUPS, ASKING_GROUPS = 8, 256
+"""Groups that the reward actor takes on at a time, where no term asks a model, and where one may."""
 
 
-class WorkerListener(FleetListener, RewardListener, Protocol):
+class WorkerListener(FleetListener, RewardListener, ServerListener, Protocol):
     """Is told of every actor that is lost or joins."""
 
 
@@ -58,6 +64,7 @@ class Actors:
     rewards: RewardClient
     learners: LearnerGroup
     spawn_rollout: Callable[[str], ActorHandle]
+    models: ModelServers
     drafter: DrafterTrainerHandle | None = None
 
 
@@ -70,7 +77,8 @@ async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener)
         RunError: an actor did not start.
     """
     # The actors compute with few threads each, so this machine may host more of them than it has cores.
-    start_ray(recipe.ray, actors=recipe.rollout.workers + recipe.trainer.ranks + 1)
+    models = sum(recipe.reward.models[name].cpus for name in prepared.reward_models)
+    start_ray(recipe.ray, actors=recipe.rollout.workers + recipe.trainer.ranks + 1 + models)
     started: list[ActorHandle] = []
     try:
         actors = await _start_actors(recipe, prepared, listener, started)
@@ -82,7 +90,8 @@ async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener)
     try:
         yield actors
     finally:
-        await asyncio.gather(actors.fleet.close(), actors.learners.close(), actors.rewards.close())
+        handles = (actors.fleet, actors.learners, actors.rewards, actors.models)
+        await asyncio.gather(*[handle.close() for handle in handles])
         ray.shutdown()
 
 
@@ -123,6 +132,8 @@ async def _start_actors(
     )
     started += [*rollout.values(), *ranks]
     rewards = RewardClient(_reward_spawner(recipe, started), recipe.reward, listener=listener)
+    rewards.readdress(endpoint_addresses(recipe.reward))
+    models = _model_servers(recipe, prepared, rewards, listener)
     rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
     starting = [
         *[worker.start.remote() for worker in rollout.values()],
@@ -139,6 +150,7 @@ async def _start_actors(
             for rank in ranks
         ],
         rewards.start(),
+        models.start(),
     ]
     try:
         await all_within(recipe.rollout.start_timeout_s, starting, "start of the actors")
@@ -148,7 +160,7 @@ async def _start_actors(
     learners = LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s)
     drafter = await _start_drafter_trainer(recipe, prepared, learners, started)
     fleet = RolloutFleet(links, _fleet_settings(recipe, prepared), listener=listener)
-    return Actors(fleet, rewards, learners, spawn_rollout, drafter)
+    return Actors(fleet, rewards, learners, spawn_rollout, models, drafter)
 
 
 def _fleet_settings(recipe: Recipe, prepared: Prepared) -> RolloutSettings:
@@ -185,8 +197,21 @@ async def _start_drafter_trainer(
     return DrafterTrainerHandle(actor, step_timeout_s=section.retrain.step_timeout_s)
 
 
+def _model_servers(recipe: Recipe, prepared: Prepared, rewards: RewardClient, listener: ServerListener) -> ModelServers:
+    return ModelServers(
+        {name: (recipe.reward.models[name], folder) for name, folder in prepared.reward_models.items()},
+        tell=rewards.readdress,
+        listener=listener,
+        budget=RestartBudget(recipe.rollout.max_restarts, RESTART_WINDOW_S),
+        start_timeout_s=recipe.rollout.start_timeout_s,
+        on_cluster=recipe.ray.address is not None,
+    )
+
+
 def _reward_spawner(recipe: Recipe, started: list[ActorHandle]) -> Callable[[], ActorHandle]:
-    options = {"num_cpus": 0, "max_concurrency": 8, "concurrency_groups": {"heartbeat": 1}}
+    # Groups that wait for a model take a thread each, and shall not stand in the way of those that do not.
+    groups = ASKING_GROUPS if recipe.reward.models else SCORING_GROUPS
+    options = {"num_cpus": 0, "max_concurrency": groups, "concurrency_groups": {"heartbeat": 1}}
 
     def spawn() -> ActorHandle:
         actor = ray.remote(**options)(RewardWorker).remote(recipe.reward)

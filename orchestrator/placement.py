@@ -5,6 +5,7 @@ a machine with a single GPU one engine and one rank share it; NCCL cannot join t
 then take the way through main memory (gloo).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,7 @@ def place(recipe: Recipe, *, gpus: int) -> Placement:
         if recipe.trainer.cpu_offload:
             raise SettingError("trainer.cpu_offload", "the learner runs on the CPU already", "leave it out")
         return Placement("cpu", 0, 0, "gloo", memory)
+    gpus -= math.ceil(sum(model.gpus for model in recipe.reward.models.values() if model.served))
     needed = rollout.workers * rollout.tensor_parallel + recipe.trainer.ranks
     if joins_cluster or needed <= gpus:
         return Placement("gpu", rollout.tensor_parallel, 1, "nccl", memory)
@@ -52,6 +54,6 @@ def place(recipe: Recipe, *, gpus: int) -> Placement:
     raise SettingError(
         "rollout.workers",
         f"{rollout.workers} engines of {rollout.tensor_parallel} GPUs and {recipe.trainer.ranks} learner ranks need "
-        f"{needed} GPUs, this machine has {gpus}",
+        f"{needed} GPUs, this machine has {max(gpus, 0)} for them",
         "use fewer, or set ray.address to a cluster",
     )

@@ -4,8 +4,8 @@
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.disk import existing
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import BUDGET, plan_of
+from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
 
@@ -37,6 +38,7 @@ class Prepared:
         stop_token_ids: any of these ends an answer.
         encode: token ids of a prompt; raises SettingError for one that is too long.
         drafter: folder of the drafter's first checkpoint; None without one.
+        reward_models: folders of the models that the run serves to its rewards, by name.
     """
 
     placement: Placement
@@ -48,6 +50,7 @@ class Prepared:
     eval_prompts: tuple[tuple[Prompt, tuple[int, ...]], ...]
     encode: Callable[[Prompt], tuple[int, ...]]
     drafter: Path | None = None
+    reward_models: Mapping[str, Path] = field(default_factory=dict)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""
@@ -66,6 +69,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
         SettingError: the first fault.
     """
     check_backend(recipe)
+    endpoint_addresses(recipe.reward)
     placement = place(recipe, gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
     progress.phase("reading the data")
     source = open_source(recipe.data, recipe.seed)
@@ -111,7 +115,15 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
                 f"use one of {has}",
             )
     return Prepared(
-        placement, model, tokenizer, context_length, stop_tokens(tokenizer, model), source, eval_prompts, encode
+        placement,
+        model,
+        tokenizer,
+        context_length,
+        stop_tokens(tokenizer, model),
+        source,
+        eval_prompts,
+        encode,
+        reward_models=find_reward_models(recipe, progress),
     )
 
 
@@ -160,6 +172,20 @@ def find_model(name: str, progress: Progress) -> Path:
         raise SettingError(
             "model", f"{name} cannot be fetched ({reason})", "give a local folder, or model=starter for the small model"
         ) from None
+
+
+def find_reward_models(recipe: Recipe, progress: Progress) -> dict[str, Path]:
+    """Local folders of the models that the run serves to its rewards, by name."""
+    found: dict[str, Path] = {}
+    for name, model in recipe.reward.models.items():
+        if model.served:
+            try:
+                found[name] = find_model(model.model, progress)
+                load_tokenizer(found[name])
+            except SettingError as error:
+                setting = f"reward.models.{name}.model"
+                raise SettingError(setting, error.reason, f"{error.fix}, or give the url of an endpoint") from None
+    return found
 
 
 def check_checkpoint(folder: Path) -> Path:

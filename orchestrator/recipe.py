@@ -19,7 +19,8 @@ from orchestrator.nearest import did_you_mean
 from orchestrator.rules import check_rules
 from orchestrator.stages.kinds import BROUGHT
 from orchestrator.stages.overlay import laid_over
-from rewards.settings import RewardSettings, Section, spelled_out
+from rewards.section import Section
+from rewards.settings import RewardSettings, spelled_out
 
 Tree = dict[str, object]
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,6 +31,9 @@ RIVALS = {
     "data.tasks": ("data.path", "data.hub", "data.subset"),
 }
 """An override of the key takes the place of these in the recipe, since only one of them can be given."""
+
+UNSHOWN = ("api_key_env", "url")
+"""Settings into which somebody may have put a key: an error does not repeat their value."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -205,6 +209,8 @@ def _as_setting_error(error: ValidationError, model: type[BaseModel]) -> Setting
     shown = repr(fault["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     message = fault["msg"].removeprefix("Value error, ")
+    if where and where[-1] in UNSHOWN:
+        return SettingError(name, message, f"change {name}")
     return SettingError(name, f"{message} (got {shown})", f"change {name}")
 
 
@@ -221,6 +227,6 @@ def _fields_at(model: type[BaseModel], where: Sequence[str]) -> Iterator[str]:
 def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) in (Union, UnionType, tuple, list):
+    elif get_origin(annotation) in (Union, UnionType, tuple, list, dict):
         for argument in get_args(annotation):
             yield from _models_in(argument)

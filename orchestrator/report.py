@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from orchestrator.analysis.lineage import read_lineage
+from orchestrator.analysis.reward_report import reward_troubles
 from orchestrator.analysis.speculation_report import read_speculation, render_speculation, speculation_report
 from orchestrator.analysis.tail_report import render_text, tail_report
 from orchestrator.errors import SettingError
@@ -52,6 +53,11 @@ def print_details(folder: Path, progress: Progress) -> None:
         progress.say("Speculation", "bold")
         for line in render_speculation(speculation):
             progress.say(f"  {line}")
+    troubles = reward_troubles(folder)
+    if troubles:
+        progress.say("Rewards", "bold")
+    for line in troubles:
+        progress.say(f"  {line}")
     progress.say("The tail", "bold")
     for line in render_text(tail_report(read_lineage(folder))):
         progress.say(f"  {line}")

@@ -6,7 +6,7 @@ What terms remember of prompts is kept here, apart from the actor, so that it ou
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from orchestrator.deadline import DeadlineMissed, within
 from orchestrator.errors import PacelineError, last_line
 from rewards.history import PromptHistory
+from rewards.models.address import Address
 from rewards.quarantine import Quarantine
 from rewards.response import Failure, Response, Score
 from rewards.settings import RewardSettings
@@ -51,6 +52,7 @@ class RewardClient:
         listener: RewardListener,
     ) -> None:
         self._spawn, self._settings, self._listener = spawn, settings, listener
+        self._addresses: dict[str, Address] = {}
         self._actor = spawn()
         self._waiting = 0
         self._calls = count()
@@ -91,6 +93,12 @@ class RewardClient:
             self.history.note(item, [fact for score in scores for fact in score.facts])
         return scores
 
+    def readdress(self, addresses: Mapping[str, Address]) -> None:
+        """The models of these names are to be found there from now on, by this actor and those after it."""
+        self._addresses |= addresses
+        if self._addresses:
+            self._actor.readdress.options(concurrency_group="heartbeat").remote(self._addresses)
+
     def restart(self, reason: str) -> None:
         """Replace the actor; what it was scoring is scored anew."""
         self._replace(self._actor, reason)
@@ -130,5 +138,6 @@ class RewardClient:
     def _replace(self, lost: ActorHandle, reason: str) -> None:
         if lost is self._actor:  # else another call saw it first
             self._actor = self._spawn()
+            self.readdress({})
             self._listener.worker_lost("reward", reason)
             ray.kill(lost, no_restart=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from learners.options import options_of
 from rewards.group import Group
+from rewards.models.scripted import Reply
 from rewards.registry import BUILT_IN, Example, Term, resolve
 from rewards.response import Response
 
@@ -21,6 +22,7 @@ _KINDS: Mapping[str, str] = {
     "rewards.matching": "Matching: an answer against what the data say",
     "rewards.puzzles": "Puzzles: checked by rules, with generators",
     "rewards.lengths": "Lengths, budgets, thinking and tools",
+    "rewards.judging": "Models: verifiers, judges, reward models, clusters of meaning",
 }
 """Titles by package; a package that is not among them is its own title."""
 
@@ -54,6 +56,7 @@ def _listed(name: str, term: Term) -> ListedTerm:
     options = ", ".join(
         option if default is inspect.Parameter.empty else f"{option}={default!r}"
         for option, default in options_of(term.function).items()
+        if option != "models"  # the recipe's, and no option
     )
     return ListedTerm(name, says, options, _shown(name, term.example), term.sees == "group")
 
@@ -70,11 +73,18 @@ def _shown(name: str, example: Example | None) -> str:
             for response, found, value in zip(example.given.responses, example.given.terms, values, strict=True)
         ]
         history = {**example.given.history, **example.given.shared}
-        return f"{recipe} on [{'; '.join(answers)}]" + (f" remembering {_found(history)}" if history else "")
+        said = _said(example.replies)
+        return f"{recipe} on [{'; '.join(answers)}]" + (f" remembering {_found(history)}" if history else "") + said
     against = example.given.reference
     right = "" if against is None else f" against {_text(against)}"
     value = "" if example.value is None else f": {_number(example.value)}"
-    return f"{recipe} on {_answer(example.given)}{right}{value}"
+    return f"{recipe} on {_answer(example.given)}{right}{_said(example.replies)}{value}"
+
+
+def _said(replies: Sequence[Reply]) -> str:
+    """What the model says, each reply once."""
+    shown = [_text(reply) if isinstance(reply, str) else json.dumps(reply) for reply in dict.fromkeys(replies)]
+    return f" where the model says {', '.join(shown)}" if shown else ""
 
 
 def _answer(response: Response) -> str:

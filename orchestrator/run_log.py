@@ -145,6 +145,9 @@ class RunLog:
                 failure = score.failure or Failure("raised")
                 kind = {"kind": failure.kind, "term": failure.term}
                 self._event("reward_error", sample=f"{group.index}/{number}", error=score.error, **kind)
+            for trouble in score.troubles:
+                kind = {"kind": trouble.kind, "term": trouble.term}
+                self._event("reward_fallback", sample=f"{group.index}/{number}", **kind)
             if score.seconds > self._slow_s:
                 self._event("reward_slow", sample=f"{group.index}/{number}", seconds=score.seconds)
 
@@ -170,6 +173,10 @@ class RunLog:
         self.tally.faults_survived += 1
         self._event("worker_lost", worker=worker, reason=reason)
         self._progress.warn(f"{worker} was lost and will be replaced: {reason}")
+
+    def model_serves(self, worker: str) -> None:
+        self._event("model_serves", worker=worker)
+        self._progress.say(f"{worker} was replaced and serves")
 
     def worker_joined(self, worker: str, version: int) -> None:
         self._event("worker_joined", worker=worker, version=version)
@@ -404,7 +411,12 @@ def _term_names(scores: Sequence[Score]) -> list[str]:
 
 
 def _failures(scores: Sequence[Score]) -> dict[str, float]:
-    """How many answers got the fallback, by what happened and the term that was at work."""
+    """How many answers got the fallback, by what happened and the term that was at work; and where a model could not
+    tell a term what it has a value of its own for."""
     failures = [score.failure for score in scores if score.failure is not None]
     counts = Counter(f"reward_failed/{failure.kind}/{failure.term or 'unknown'}" for failure in failures)
+    troubles = Counter(f"reward_fallback/{one.kind}/{one.term}" for score in scores for one in score.troubles)
+    if troubles:
+        counts["reward_fallback"] = sum(bool(score.troubles) for score in scores)
+    counts += troubles
     return {"reward_failed": float(len(failures)), **{name: float(count) for name, count in sorted(counts.items())}}

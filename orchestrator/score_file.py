@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import fmean
 
 from orchestrator.errors import SettingError
+from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.progress import Progress
 from rewards.child_pool import ChildPool
-from rewards.compose import RewardSetupError
+from rewards.entries import RewardSetupError
 from rewards.response import Json, Response, Score
 from rewards.settings import RewardSettings
 
@@ -48,6 +49,11 @@ class Grades:
         return Counter(f"{failure.kind} in {failure.term}" if failure.term else failure.kind for failure in failed)
 
     @property
+    def troubles(self) -> Counter[str]:
+        """What models could not tell terms that have a value of their own for that; these answers are scored."""
+        return Counter(f"{one.kind} in {one.term}" for score in self.scores for one in score.troubles)
+
+    @property
     def means(self) -> dict[str, float]:
         """Mean reward, and mean of each term over the answers that have it."""
         names = list(dict.fromkeys(name for score in self.scores for name in score.terms))
@@ -75,9 +81,13 @@ def grade(responses: Sequence[Response], settings: RewardSettings, on_progress: 
 
     Raises: SettingError where the reward cannot work.
     """
+    for name, model in settings.models.items():
+        if model.served:
+            fix = "give the url of an endpoint, such as one of `vllm serve`"
+            raise SettingError(f"reward.models.{name}", "a run serves it, and grading a file starts none", fix)
     scores: dict[int, Score] = {}
     started = time.perf_counter()
-    with ChildPool(settings) as pool:
+    with ChildPool(settings, endpoint_addresses(settings)) as pool:
         try:
             pool.warm_up()
         except RewardSetupError as error:
@@ -114,6 +124,8 @@ def print_grades(responses: Sequence[Response], grades: Grades, progress: Progre
         progress.say(f"  {name:<18} {mean:.4f}")
     for reason, count in grades.failures.most_common():
         progress.warn(f"{count} not scored: {reason}")
+    for reason, count in grades.troubles.most_common():
+        progress.warn(f"{count} times the term's own value, for want of a model's: {reason}")
     failed = [(response, score) for response, score in zip(responses, grades.scores, strict=True) if score.error]
     for response, score in failed[:SHOWN]:
         progress.say(f"  line {response.sample_id}: {score.error}\n    {_shortened(response.text)}")

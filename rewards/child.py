@@ -9,15 +9,21 @@ import gc
 import os
 import socket
 import sys
+import time
+from collections.abc import Sequence
 from functools import partial
 
-from rewards.compose import Reward, RewardSetupError, one_line
+from rewards.compose import Reward
 from rewards.confinement import die_with_parent, install_guard, limit_memory
+from rewards.entries import RewardSetupError, one_line
 from rewards.lives import live
 from rewards.response import Response, Score
 from rewards.settings import RewardSettings
 from rewards.term_mark import TermMark
-from rewards.wire import Channel, ChannelClosedError, Reply, Request
+from rewards.wire import Channel, ChannelClosedError, GroupRequest, Reply
+
+_TOGETHER_S = 0.005
+"""A reply is sent as soon as this has passed since the last: what would be lost with the child is scored again."""
 
 
 def main(control_fd: int, mark_fd: int, parent_pid: int) -> None:
@@ -28,17 +34,18 @@ def main(control_fd: int, mark_fd: int, parent_pid: int) -> None:
     channel = Channel(control)
     try:
         settings = RewardSettings.model_validate_json(channel.receive())
-        reward = _start(settings, channel, TermMark(mark_fd))
+        mark = TermMark(mark_fd)
+        reward = _start(settings, channel, mark)
         if reward is not None:
             channel.send_reply(Reply("ready", groups=reward.sees_groups))
-            live(control, partial(_serve, reward, settings.memory_mb))
+            live(control, partial(_serve, reward, mark, settings.memory_mb))
     except (ChannelClosedError, BrokenPipeError, ConnectionResetError):
         return  # the pool is gone
 
 
 def _start(settings: RewardSettings, channel: Channel, mark: TermMark) -> Reward | None:
     try:
-        reward = Reward(settings, mark.set)
+        reward = Reward(settings, mark.term)
         reward.warm_up()
     except RewardSetupError as refusal:
         channel.send_reply(Reply("refused", reason=str(refusal)))
@@ -51,24 +58,35 @@ def _start(settings: RewardSettings, channel: Channel, mark: TermMark) -> Reward
     return reward
 
 
-def _serve(reward: Reward, memory_mb: int, channel: Channel) -> None:
+def _serve(reward: Reward, mark: TermMark, memory_mb: int, channel: Channel) -> None:
     limit_memory(memory_mb)
     install_guard()
     while True:
         # No deadline: an idle child waits for work as long as its parent lives, and dies with it.
         request = channel.receive_request()
         try:
-            scores = _scores(reward, request)
+            if isinstance(request, GroupRequest):
+                mark.response(0)
+                scores = reward.score_group(request.responses, request.scores, request.history, request.shared)
+                channel.send_reply(Reply("scores", tuple(scores)))
+            else:
+                _score(reward, mark, request, channel)
         except MemoryError:
             channel.send_reply(Reply("out_of_memory"))
             return  # what filled the memory may be a cache: a fresh child is cheaper than a second failure
-        channel.send_reply(Reply("scores", scores))
 
 
-def _scores(reward: Reward, request: Request) -> tuple[Score, ...]:
-    if isinstance(request, Response):
-        return (reward.score(request),)
-    return tuple(reward.score_group(request.responses, request.scores, request.history, request.shared))
+def _score(reward: Reward, mark: TermMark, responses: Sequence[Response], channel: Channel) -> None:
+    """Send the scores in order, those of the last `_TOGETHER_S` in one reply."""
+    ready: list[Score] = []
+    sent = time.monotonic()
+    for place, response in enumerate(responses):
+        mark.response(place)
+        ready.append(reward.score(response))
+        if place + 1 == len(responses) or time.monotonic() - sent > _TOGETHER_S:
+            channel.send_reply(Reply("scores", tuple(ready)))
+            ready.clear()
+            sent = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ or ended its process; no bad answer costs another its verdict, or the pool more 
 child outlives the pool or the process that made it. `score` and `score_group` may be called from several threads at a
 time, and `cancel` from any.
 
+Terms that ask models run in one more process (`rewards.asking_pool`), in which waiting costs nothing: while a judge
+thinks about one prompt, the children score others, and other prompts' judges are asked.
+
 As many threads as children: each thread borrows a child, hands it a few responses, waits for its verdicts and gives it
 back. The children are started on these threads because the kernel ties a child's life to the thread that started it.
 """
@@ -13,17 +16,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from rewards.asking_pool import AskingPool
+from rewards.models.address import Addresses
 from rewards.response import Failure, FailureKind, Response, Score
 from rewards.scoring_child import ScoringChild
 from rewards.settings import RewardSettings
 from rewards.wire import GroupRequest
 
-_HANDED_AT_MOST = 16
-"""Responses that a child is handed at a time: few enough that the others take what is left when one of them hangs."""
+_HANDED_AT_MOST = 64
+"""Responses that a child is handed at a time: many, so that handing them costs little beside scoring them."""
 _GRACE_S = 15.0
 """For killing, reaping and thread scheduling on a machine under load."""
 
@@ -31,8 +37,13 @@ _GRACE_S = 15.0
 class ChildPool:
     """Starts `settings.workers` children at once; they load in the background until `warm_up` or the first score."""
 
-    def __init__(self, settings: RewardSettings) -> None:
+    def __init__(self, settings: RewardSettings, addresses: Addresses | None = None) -> None:
+        """
+        Args:
+            addresses: of the models that terms ask; see `readdress`.
+        """
         self._settings = settings
+        self._asking = AskingPool(settings, addresses or {}) if settings.models else None
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="score")
         self._children = [ScoringChild(settings) for _ in range(settings.workers)]
         self._idle: SimpleQueue[ScoringChild] = SimpleQueue()
@@ -53,6 +64,8 @@ class ChildPool:
         seats = [self._threads.submit(child.wait_ready) for child in self._children]
         for ready in seats:
             ready.result(self._settings.start_timeout_s * len(seats) + _GRACE_S)
+        if self._asking is not None:
+            self._asking.warm_up()
 
     def score(self, responses: Sequence[Response], ticket: str = "") -> list[Score]:
         """Scores of responses that know nothing of each other, in their order; terms that see a group are left out.
@@ -70,7 +83,10 @@ class ChildPool:
             parts = [
                 self._collected(verdict, len(part), patience_s) for verdict, part in zip(verdicts, handed, strict=True)
             ]
-        return [score for part in parts for score in part]
+            scores = [score for part in parts for score in part]
+            if self._asking is None or cancelled.is_set():
+                return scores
+            return self._asking.score("response", GroupRequest(tuple(responses), tuple(scores), {}, {}), patience_s)
 
     def score_group(
         self,
@@ -91,10 +107,12 @@ class ChildPool:
             return scores
         request = GroupRequest(tuple(responses), tuple(scores), history or {}, shared or {})
         with self._waiting_for(1) as patience_s, self._cancellable(ticket) as cancelled:
-            if cancelled.is_set():
-                return scores
-            verdict = self._threads.submit(self._with_child, lambda child: child.score_group(request))
-            return self._collected(verdict, len(responses), patience_s)
+            if self._rules_see_groups and not cancelled.is_set():
+                verdict = self._threads.submit(self._with_child, lambda child: child.score_group(request))
+                scores = self._collected(verdict, len(responses), patience_s)
+            if self._asking is not None and self._asking.sees_groups and not cancelled.is_set():
+                scores = self._asking.score("group", replace(request, scores=tuple(scores)), patience_s)
+            return scores
 
     def cancel(self, ticket: str) -> None:
         """Nobody waits for this call's scores any more: what no child has begun gets the fallback."""
@@ -103,9 +121,16 @@ class ChildPool:
         if event is not None:
             event.set()
 
+    def readdress(self, addresses: Addresses) -> None:
+        """The models of these names are to be found there from now on."""
+        if self._asking is not None:
+            self._asking.readdress(addresses)
+
     def close(self) -> None:
         """Kill the children. Samples in progress get the fallback. Safe to call twice."""
         self._closed = True
+        if self._asking is not None:
+            self._asking.close()
         for child in self._children:
             child.retire()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -115,12 +140,13 @@ class ChildPool:
     @property
     def sees_groups(self) -> bool:
         """Whether a term sees all answers to a prompt together; known once a child is ready."""
-        return any(child.sees_groups for child in self._children)
+        return self._rules_see_groups or (self._asking is not None and self._asking.sees_groups)
 
     @property
     def child_pids(self) -> list[int]:
         """Process ids of the children alive."""
-        return [child.pid for child in self._children if child.pid is not None]
+        asking = None if self._asking is None else self._asking.pid
+        return [pid for pid in (*(child.pid for child in self._children), asking) if pid is not None]
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +155,10 @@ class ChildPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _rules_see_groups(self) -> bool:
+        return any(child.sees_groups for child in self._children)
 
     @property
     def _longest_sample_s(self) -> float:
@@ -179,10 +209,15 @@ class ChildPool:
 
 
 def _parts(responses: Sequence[Response], workers: int) -> list[Sequence[Response]]:
-    """The responses in order, in parts of which each of several children gets several, to even out the work."""
-    share = len(responses) if workers == 1 else len(responses) // (4 * workers)
-    size = max(1, min(_HANDED_AT_MOST, share))
-    return [responses[start : start + size] for start in range(0, len(responses), size)]
+    """The responses in order, in parts that become smaller: the last ones even out what the children had to do."""
+    parts: list[Sequence[Response]] = []
+    start = 0
+    while start < len(responses):
+        left = len(responses) - start
+        size = max(1, min(_HANDED_AT_MOST, left if workers == 1 else left // (2 * workers)))
+        parts.append(responses[start : start + size])
+        start += size
+    return parts
 
 
 def _all_failed(scores: Sequence[Score]) -> bool:

@@ -60,6 +60,19 @@ def by_marker(text: str, marker: str) -> str | None:
     return after_last(text, marker)
 
 
+def stated_answer(text: str) -> str | None:
+    r"""The first found of: the last box; the line after the last ``####``; what the last ``<answer>`` tags hold; what
+    follows the last "answer:" or "answer is"."""
+    marked = after_last(text, "####")
+    found = (
+        last_boxed(text),
+        first_line(marked) if marked is not None else None,
+        inside_last_tag(text, "<answer>", "</answer>"),
+        after_answer_word(text),
+    )
+    return next((answer for answer in found if answer is not None), None)
+
+
 def first_line(text: str) -> str | None:
     """The first line that is not blank, stripped."""
     return next((line.strip() for line in text.splitlines() if line.strip()), None)

@@ -95,6 +95,18 @@ def _reference(reference: str) -> str:
     return (first_line(marked) or "" if marked is not None else reference).strip()
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two final answers are mathematically equal, or the same text where they are no mathematics."""
+    if one.strip() == other.strip():
+        return True
+    if scale_words(one) != scale_words(other):
+        return False
+    try:
+        return _equal(rewritten(one), rewritten(other))
+    except ValueError:  # it is no mathematics
+        return False
+
+
 def _equal(reference: str, answer: str) -> bool:
     expected, given = _plain_number(reference), _plain_number(answer)
     if expected is not None and given is not None:

@@ -7,33 +7,43 @@ a user's own function, imported from the path of the process that scores.
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from rewards.group import Group
+from rewards.models.asking import ModelFailed
+from rewards.models.scripted import Reply
 from rewards.response import Json, Response
 from rewards.verdict import Answer, TermValue
 
 TermFunction = Callable[..., Answer | Awaitable[Answer]]
 """A response and the recipe's options as keywords in; one value, or several named ones, out."""
-GroupFunction = Callable[..., Sequence[Answer] | Awaitable[Sequence[Answer]]]
-"""A group and the recipe's options as keywords in; for each of its responses what a `TermFunction` returns, out."""
+GroupFunction = Callable[..., Sequence[Answer] | Awaitable[Sequence[Answer | ModelFailed]]]
+"""A group and the recipe's options as keywords in; for each of its responses what a `TermFunction` returns, or why a
+model had nothing to say about it, out."""
 
 BUILT_IN: Mapping[str, str] = {
     "adaptthink": "rewards.lengths.thinking",
     "anytime_brpo": "rewards.lengths.budget",
     "autothink": "rewards.lengths.thinking",
+    "capo_credit": "rewards.judging.credit",
     "cosine_length": "rewards.lengths.overlong",
     "countdown": "rewards.puzzles.arithmetic",
     "dot_truncation": "rewards.lengths.targets",
     "drpo_length": "rewards.lengths.targets",
+    "empo": "rewards.judging.clusters",
     "exact": "rewards.matching.text",
+    "fapo_flawed": "rewards.judging.flawed",
+    "fare": "rewards.judging.rating",
     "format": "rewards.format_term",
     "g1_graph": "rewards.puzzles.graphs",
+    "general_reasoner": "rewards.judging.verifier",
     "hapo": "rewards.lengths.history",
     "hbpo_budget": "rewards.lengths.budget",
+    "judge": "rewards.judging.rubric",
     "laser": "rewards.lengths.targets",
     "laser_d": "rewards.lengths.targets",
     "math": "rewards.math_answer",
@@ -53,8 +63,11 @@ BUILT_IN: Mapping[str, str] = {
     "recall": "rewards.matching.ranking",
     "regex": "rewards.matching.text",
     "repetition": "rewards.matching.repetition",
+    "reward_model": "rewards.judging.scored",
     "rlcr": "rewards.matching.confidence",
+    "rpr": "rewards.judging.scored",
     "saturn": "rewards.puzzles.sat",
+    "sd_e2": "rewards.judging.diversity",
     "shortest_correct": "rewards.lengths.targets",
     "sql": "rewards.sql_query",
     "sql_ngrams": "rewards.sql_query",
@@ -66,8 +79,12 @@ BUILT_IN: Mapping[str, str] = {
 }
 
 _Options = ParamSpec("_Options")
-_Value = TypeVar("_Value", bound=Answer)
-_Values = TypeVar("_Values", bound=Sequence[Answer])
+_Value = TypeVar("_Value", bound=Answer | Awaitable[Answer])
+_Values = TypeVar("_Values", bound=Sequence[Answer] | Awaitable[Sequence[Answer | ModelFailed]])
+
+
+JUDGING = "rewards.judging."
+"""Where this package's terms that may ask a model are."""
 
 
 class UnknownTermError(ValueError):
@@ -95,11 +112,13 @@ class Example:
         given: what is scored.
         value: what comes out, for a group in the order of its responses; None where it depends on the machine.
         options: of the term.
+        replies: what the model says, in turn, where the term asks one.
     """
 
     given: Response | Group
     value: TermValue | tuple[TermValue, ...] | None = None
     options: Mapping[str, Json] = field(default_factory=dict)
+    replies: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +132,31 @@ class Term:
         confined: may not act on the machine while it scores (`rewards.confinement`). So run the terms of this
             package, but for those that start a sandbox; a user's own function may do what it likes.
         sees: one response at a time, or all answers to a prompt together, after the terms that see one.
+        fallback: its value where a model gave no usable reply; None where it has none to give.
     """
 
     function: TermFunction | GroupFunction
     example: Example | None = None
     confined: bool = False
     sees: Literal["response", "group"] = "response"
+    fallback: float | None = None
+
+    @property
+    def takes_models(self) -> bool:
+        """Whether the function has the keyword `models`."""
+        return "models" in inspect.signature(self.function).parameters
+
+    def model_asked(self, options: Mapping[str, Json]) -> str | None:
+        """Name of the model that it asks by its option `model`; None where it asks none, or does not say which."""
+        parameter = inspect.signature(self.function).parameters.get("model")
+        default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+        named = options.get("model", default)
+        return named if self.takes_models and isinstance(named, str) else None
+
+    def asks(self, options: Mapping[str, Json]) -> bool:
+        """Whether it asks a model, given these options: it takes `models`, and its option `model` is not None."""
+        chooses = "model" in inspect.signature(self.function).parameters
+        return self.takes_models and (not chooses or self.model_asked(options) is not None)
 
 
 @dataclass(slots=True)
@@ -145,7 +183,11 @@ TERMS = TermRegistry()
 
 
 def term(
-    name: str, *, example: Example | Response | None = None, confined: bool = True
+    name: str,
+    *,
+    example: Example | Response | None = None,
+    confined: bool = True,
+    fallback: float | None = None,
 ) -> Callable[[Callable[Concatenate[Response, _Options], _Value]], Callable[Concatenate[Response, _Options], _Value]]:
     """Register the decorated function as the term `name`; see `Term` for the rest."""
 
@@ -153,21 +195,21 @@ def term(
         function: Callable[Concatenate[Response, _Options], _Value],
     ) -> Callable[Concatenate[Response, _Options], _Value]:
         shown = Example(example) if isinstance(example, Response) else example
-        TERMS.register(name, Term(function, shown, confined))
+        TERMS.register(name, Term(function, shown, confined, fallback=fallback))
         return function
 
     return register
 
 
 def group_term(
-    name: str, *, example: Example
+    name: str, *, example: Example, fallback: float | None = None
 ) -> Callable[[Callable[Concatenate[Group, _Options], _Values]], Callable[Concatenate[Group, _Options], _Values]]:
     """Register the decorated function, which sees all answers to a prompt, as the term `name`."""
 
     def register(
         function: Callable[Concatenate[Group, _Options], _Values],
     ) -> Callable[Concatenate[Group, _Options], _Values]:
-        TERMS.register(name, Term(function, example, confined=True, sees="group"))
+        TERMS.register(name, Term(function, example, confined=True, sees="group", fallback=fallback))
         return function
 
     return register

@@ -91,7 +91,20 @@ class Fact:
     shared: bool = False
 
 
-FailureKind = Literal["raised", "timeout", "memory", "died", "closed", "cancelled", "quarantined", "start"]
+FailureKind = Literal[
+    "raised",
+    "timeout",
+    "memory",
+    "died",
+    "closed",
+    "cancelled",
+    "quarantined",
+    "start",
+    "unreachable",
+    "refused",
+    "malformed",
+]
+"""The last three, and `timeout` as well, may be a model's: see `rewards.models.asking`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,7 @@ class Score:
         spans: rewards of parts of the text, weighted; they are no part of `total`.
         facts: what a term wants remembered.
         failure: set where `error` is.
+        troubles: what no model could tell, where a term has a value of its own for that; such a score is no failure.
     """
 
     total: float
@@ -123,3 +137,4 @@ class Score:
     spans: tuple[SpanReward, ...] = ()
     facts: tuple[Fact, ...] = ()
     failure: Failure | None = None
+    troubles: tuple[Failure, ...] = ()

@@ -8,29 +8,22 @@ time is dead before they do, and its successor is on its way. One thread at a ti
 """
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
-from rewards.compose import RewardSetupError
-from rewards.lives import PID, in_words
+from rewards.child_process import end, launched, signal_group
+from rewards.entries import RewardSetupError
+from rewards.lives import PID
 from rewards.response import Failure, FailureKind, Response, Score
 from rewards.settings import RewardSettings
-from rewards.term_mark import new_mark, read_mark
+from rewards.term_mark import AtWork, clear_mark, new_mark, read_mark
 from rewards.wire import Channel, ChannelClosedError, GroupRequest, Request, packed
 
-_REAP_TIMEOUT_S = 10.0
-"""A killed process is gone in milliseconds, unless the machine swaps."""
-_AHEAD = 4
-"""Requests under way at a time: the next is there when the child is done with one, so that it never waits."""
-_SMALL = 32_768
-"""Bytes of a request that is sent ahead: so many fit into the socket's buffer that sending them never waits."""
 _SOON_S = 0.25
 """An answer is scored by then, or its life steps back behind the others: those that hang burn a core each."""
 _LOWEST = 19
@@ -48,6 +41,14 @@ class RetiredError(Exception):
 
 class _OutOfMemoryError(Exception):
     """The child said so, and left."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The response of a request whose scoring failed, and the score that it gets."""
+
+    place: int
+    score: Score
 
 
 class ScoringChild:
@@ -111,17 +112,22 @@ class ScoringChild:
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """The child's verdicts, or the fallback with the reason where it has none; each within its own deadline."""
-        scores: list[Score] = []
-        while len(scores) < len(responses):
-            for answer in self._asked(responses[len(scores) :]):
-                scores.append(answer if isinstance(answer, Score) else answer[0])
-        return scores
+        scores: dict[int, Score] = {}
+        while open_places := [place for place in range(len(responses)) if place not in scores]:
+            found, failed = self._asked(tuple(responses[place] for place in open_places))
+            scores.update(zip(open_places, found, strict=False))
+            if failed is not None:
+                # Others of the request may be scored and not sent: they are asked for again.
+                culprit = max(len(found), min(failed.place, len(open_places) - 1))
+                scores[open_places[culprit]] = failed.score
+        return [scores[place] for place in range(len(responses))]
 
     def score_group(self, request: GroupRequest) -> list[Score]:
         """The second pass. Where it fails, each answer that had a verdict gets the fallback and keeps its terms."""
-        (answer,) = self._asked([request])
-        if not isinstance(answer, Score):
-            return list(answer)
+        found, failed = self._asked(request)
+        if failed is None:
+            return found
+        answer = failed.score
         return [
             score
             if score.error is not None
@@ -129,18 +135,21 @@ class ScoringChild:
             for score in request.scores
         ]
 
-    def _asked(self, requests: Sequence[Request]) -> list[Score | tuple[Score, ...]]:
-        """Answers to the first of these, one at least; where one failed, it is the last, and its score says why."""
+    def _asked(self, request: Request) -> tuple[list[Score], _Failed | None]:
+        """The scores that came, in order, and what became of a response where not all did.
+
+        Both are empty-handed about the rest where the life was too slow to be kept.
+        """
         started = time.perf_counter()
-        answers: list[Score | tuple[Score, ...]] = []
+        scores: list[Score] = []
         failure: tuple[FailureKind, str]
         try:
             self.wait_ready()
             started = time.perf_counter()
-            for answer in self._answers(requests):
-                answers.append(answer)
+            for some in self._replies(request):
+                scores += some
                 started = time.perf_counter()
-            return answers
+            return scores, None
         except RewardSetupError as error:
             failure = "start", str(error)
         except RetiredError as error:
@@ -154,10 +163,12 @@ class ScoringChild:
             failure = "memory", f"out of memory at reward.memory_mb={self._settings.memory_mb}"
         kind, reason = failure
         seconds = time.perf_counter() - started
-        term = "" if kind in ("start", "closed") else self._term_at_work()
+        at_work = AtWork(0, None) if kind in ("start", "closed") else read_mark(self._mark)
+        term = "" if at_work.term is None else self._settings.terms[at_work.term].logged_as
         self._replace()
         reason = f"{term}: {reason}" if term else reason
-        return [*answers, Score(self._settings.fallback, {}, reason, seconds, failure=Failure(kind, term))]
+        score = Score(self._settings.fallback, {}, reason, seconds, failure=Failure(kind, term))
+        return scores, _Failed(at_work.response, score)
 
     def kill(self, grace_s: float = 0.0) -> str:
         """End the process, its life and whatever that started, after a time in which it may end by itself.
@@ -173,7 +184,7 @@ class ScoringChild:
         if life is not None:
             life[1].close()
         control.close()  # for which it kills its life, and leaves
-        return _end(process, grace_s if life is None else max(grace_s, _LAST_WORDS_S))
+        return end(process, grace_s if life is None else max(grace_s, _LAST_WORDS_S))
 
     def retire(self) -> None:
         """Kill, for good; a `score` in progress in another thread gets its fallback."""
@@ -184,24 +195,22 @@ class ScoringChild:
                     self._control.shutdown(socket.SHUT_RDWR)
             lives_itself = self._life is not None and self._process is not None and self._life[0] == self._process.pid
             if self._process is not None and (lives_itself or not self._loaded):
-                _signal_group(self._process)  # under the lock, so that nobody has reaped it
+                signal_group(self._process)  # under the lock, so that nobody has reaped it
 
-    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[Score, ...]]:
-        """The child's answers in order: all, or up to one that came so late that the life is not kept.
+    def _replies(self, request: Request) -> Iterator[tuple[Score, ...]]:
+        """The child's verdicts in order: all, or up to one that came so late that the life is not kept.
 
-        Raises: TimeoutError, ChannelClosedError, _OutOfMemoryError, each about the first request not answered.
+        A reply says that the next response has only just begun: its deadline counts from there.
+
+        Raises: TimeoutError, ChannelClosedError, _OutOfMemoryError.
         """
         assert self._life is not None
         channel, deadline_s = self._life[1], self._settings.deadline_s
-        to_send, under_way = deque(map(packed, requests)), 0
-        for _ in range(len(requests)):
+        lacking = 1 if isinstance(request, GroupRequest) else len(request)
+        clear_mark(self._mark)
+        channel.send(packed(request), deadline_s)
+        while lacking > 0:
             until = time.monotonic() + deadline_s
-            while to_send and under_way < _AHEAD and (under_way == 0 or len(to_send[0]) <= _SMALL):
-                try:
-                    channel.send(to_send.popleft(), deadline_s)
-                except ChannelClosedError:
-                    to_send.clear()  # what it answered before it went can still be read
-                under_way += 1
             try:
                 reply = channel.receive_reply(min(_SOON_S, deadline_s))
             except TimeoutError:
@@ -209,8 +218,10 @@ class ScoringChild:
                 reply = channel.receive_reply(max(until - time.monotonic(), 0.0))
             if reply.kind == "out_of_memory":
                 raise _OutOfMemoryError
-            under_way -= 1
+            if not reply.scores:
+                raise ChannelClosedError("a reply that is none")
             yield reply.scores
+            lacking -= 1 if isinstance(request, GroupRequest) else len(reply.scores)
             if self._stepped_back:
                 return
 
@@ -220,10 +231,6 @@ class ScoringChild:
             with suppress(OSError):  # it has just ended
                 os.setpriority(os.PRIO_PROCESS, self._life[0], _LOWEST)
                 self._stepped_back = True
-
-    def _term_at_work(self) -> str:
-        number = read_mark(self._mark)
-        return "" if number is None else self._settings.terms[number].logged_as
 
     def _replace(self) -> None:
         """The life that failed is ended; the next one is on its way, or else the process is started anew."""
@@ -277,50 +284,5 @@ class ScoringChild:
             self._stepped_back = False
 
     def _launch(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            handed = [theirs.fileno(), self._mark.fileno()]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rewards.child", *map(str, handed), str(os.getpid())],
-                pass_fds=handed,
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-                # A group of its own: Ctrl-C in the terminal is the parent's affair, and a kill takes grandchildren.
-                start_new_session=True,
-            )
+        self._process, self._control = launched("rewards.child", self._mark.fileno())
         Channel(self._control).send(self._settings.model_dump_json().encode(), self._settings.start_timeout_s)
-
-
-def _environment() -> dict[str, str]:
-    """The parent's, with its import path: the child finds the packages and the user's modules that the parent does."""
-    path = [entry or os.getcwd() for entry in sys.path]
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
-    return {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join([*path, os.getcwd()]), "PYTHONHASHSEED": "0"}
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Looks without reaping: until it is reaped, the process keeps its pid, and that names its group."""
-    try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True  # a parent that ignores SIGCHLD has its children reaped by the kernel
-
-
-def _end(process: subprocess.Popen[bytes], grace_s: float) -> str:
-    until = time.monotonic() + grace_s
-    while not _has_ended(process) and time.monotonic() < until:
-        time.sleep(0.002)
-    _signal_group(process)
-    try:
-        code = process.wait(_REAP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return "does not die"
-    return in_words(code)
-
-
-def _signal_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child and whatever it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

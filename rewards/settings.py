@@ -2,21 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from rewards.disturbance import Kind
+from rewards.models.settings import ModelSettings
 from rewards.registry import check_name
+from rewards.section import Section
 
 
 def spelled_out(reward: object) -> object:
     """A reward in full: ``my_module:score`` alone stands for one term of that name."""
     return {"terms": [{"name": reward}]} if isinstance(reward, str) else reward
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Condition(Section):
@@ -31,7 +27,7 @@ class TermSettings(Section):
     name: Annotated[str, AfterValidator(check_name)]
     """A term in `rewards.registry.BUILT_IN`, or a function of your own as `package.module:function`."""
     weight: float = Field(1.0, allow_inf_nan=False)
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the term's function."""
     label: str | None = Field(None, min_length=1, pattern="^[^/]+$")
     """Name in logs and metrics; None takes the term's own. Needed where one term is used twice."""
@@ -39,6 +35,9 @@ class TermSettings(Section):
     """From top to bottom, weight times value is added to what the terms above make, or multiplies it."""
     when: Condition | None = None
     """Where it does not hold, the term leaves the total as it is and is not logged."""
+    fallback: float | None = Field(None, allow_inf_nan=False)
+    """Value of a term whose model gave no usable reply; such answers are counted. None takes the term's own, and for a
+    term that has none the answer's scoring failed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,9 +64,15 @@ class Disturbance(Section):
     seed: int = 0
 
 
+CALL_SHARE = 0.8
+"""Of an answer's deadline, what one call of a model may take where its settings do not say."""
+
+
 class RewardSettings(Section):
     terms: tuple[TermSettings, ...] = Field(min_length=1)
     """What the reward is made of; the first is the one that evaluations count as correct."""
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    """Models that terms may ask, by the name that a term's option `model` gives."""
     disturb: Disturbance | None = None
     """None leaves the reward true. The terms are logged, and evaluated, as they are in any case."""
     workers: int = Field(1, ge=1)
@@ -91,10 +96,24 @@ class RewardSettings(Section):
     history_prompts: int = Field(100_000, ge=1)
     """Prompts about which terms can remember something."""
 
+    def call_timeout_s(self, model: str) -> float:
+        """Bound of one call of this model."""
+        return self.models[model].timeout_s or CALL_SHARE * self.deadline_s
+
     @model_validator(mode="before")
     @classmethod
     def _a_name_is_a_reward(cls, reward: object) -> object:
         return spelled_out(reward)
+
+    @model_validator(mode="after")
+    def _calls_end_before_answers(self) -> "RewardSettings":
+        for name, model in self.models.items():
+            if model.timeout_s is not None and model.timeout_s >= self.deadline_s:
+                raise ValueError(
+                    f"models.{name}.timeout_s={model.timeout_s:g} is not below deadline_s={self.deadline_s:g}, so that "
+                    "an answer would be given up before its call; raise deadline_s"
+                )
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "RewardSettings":

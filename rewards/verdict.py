@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rewards.models.asking import ModelFailureKind
 from rewards.response import Fact, SpanReward
 
 TermValue = float | Mapping[str, float]
@@ -11,11 +12,16 @@ TermValue = float | Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A term's value, with rewards of parts of the text and facts to remember beside it."""
+    """A term's value, with rewards of parts of the text and facts to remember beside it.
+
+    Attributes:
+        troubles: what models failed at on the way to the value; counted.
+    """
 
     value: TermValue
     spans: tuple[SpanReward, ...] = ()
     facts: tuple[Fact, ...] = ()
+    troubles: tuple[ModelFailureKind, ...] = ()
 
 
 Answer = TermValue | Verdict

@@ -1,8 +1,9 @@
 """What a pool and its children say to each other, over a stream socket in length-prefixed messages.
 
-Each request is answered by one reply, in order; several may be under way. A request goes down pickled: its maker is
-this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child has
-read what a model wrote, so nothing of its making is unpickled.
+A request is answered by one reply or, where it is for several responses, by several, each with the scores of the next
+ones: what is quickly scored travels together, and nothing waits for what is not. A request goes down pickled: its maker
+is this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child
+has read what a model wrote, so nothing of its making is unpickled.
 """
 
 import pickle
@@ -15,9 +16,11 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from rewards.models.address import Addresses
 from rewards.response import Response, Score
 
-_LENGTH = struct.Struct("!I")
+LENGTH = struct.Struct("!I")
+"""What stands before each message."""
 _LONGEST_REPLY = 1 << 24
 _LONGEST_REQUEST = 1 << 30
 
@@ -36,7 +39,21 @@ class GroupRequest:
     shared: Mapping[str, float]
 
 
-Request = Response | GroupRequest
+Request = tuple[Response, ...] | GroupRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """The terms that ask models, of one prompt's answers; any number are under way at a time.
+
+    Attributes:
+        ticket: comes back with the scores.
+        sees: whether those terms that see one response are wanted, or those that see the group.
+    """
+
+    ticket: int
+    sees: Literal["response", "group"]
+    given: GroupRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +64,28 @@ class Reply:
         kind: on the control socket `ready` once after the start, or `refused` with a reason, and `ended` with how at
             the end of each life (`rewards.lives`); on a life's own socket `scores` for each request, or
             `out_of_memory`, after which it leaves.
-        scores: one for a response, and one for each of a group's.
+        scores: of the next ones of the responses, one or several, or of all of a group's.
         groups: with `ready`: a term sees all answers to a prompt together, so there is a second pass.
+        ticket: of the `AskRequest` that this answers. Who asks models sends `alive` in between.
     """
 
-    kind: Literal["ready", "refused", "ended", "scores", "out_of_memory"]
+    kind: Literal["ready", "refused", "ended", "scores", "out_of_memory", "alive"]
     scores: tuple[Score, ...] = ()
     reason: str = ""
     groups: bool = False
+    ticket: int = 0
 
 
 _REPLY = TypeAdapter(Reply)
 
 
-def packed(request: Request) -> bytes:
+def packed(request: Request | AskRequest | Addresses) -> bytes:
     """For `Channel.send`."""
     return pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def as_bytes(reply: Reply) -> bytes:
+    return _REPLY.dump_json(reply)
 
 
 class Channel:
@@ -75,14 +98,14 @@ class Channel:
         """Raises: TimeoutError; ChannelClosedError."""
         self._socket.settimeout(timeout_s)
         try:
-            self._socket.sendall(_LENGTH.pack(len(payload)) + payload)
+            self._socket.sendall(LENGTH.pack(len(payload)) + payload)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise ChannelClosedError(str(error)) from error
 
     def receive(self, timeout_s: float | None = None, longest: int = _LONGEST_REQUEST) -> bytes:
         """One message. Raises: TimeoutError; ChannelClosedError, also for one of more than `longest` bytes."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size, until))
+        (length,) = LENGTH.unpack(self._exactly(LENGTH.size, until))
         if length > longest:
             raise ChannelClosedError(f"a message of {length} bytes")
         return self._exactly(length, until)
@@ -92,7 +115,7 @@ class Channel:
         return request
 
     def send_reply(self, reply: Reply) -> None:
-        self.send(_REPLY.dump_json(reply))
+        self.send(as_bytes(reply))
 
     def receive_reply(self, timeout_s: float) -> Reply:
         """Raises: TimeoutError; ChannelClosedError."""

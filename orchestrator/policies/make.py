@@ -67,11 +67,17 @@ def make_admission(
 
 
 def make_watchdog(recipe: Recipe) -> Watchdog:
-    answer_s, reward = recipe.rollout.answer_timeout_s, recipe.reward
+    answer_s, reward, answers = recipe.rollout.answer_timeout_s, recipe.reward, plan_of(recipe).answers
     limits: dict[Phase, float] = {
         "queued": ATTEMPTS * answer_s,
         "sampling": answer_s,
-        "scoring": reward.start_timeout_s + reward.deadline_s * plan_of(recipe).answers + SCORING_SLACK_S,
+        "scoring": reward.start_timeout_s + reward.deadline_s * answers * _in_line(recipe) + SCORING_SLACK_S,
     }
     restarts = RestartBudget(recipe.rollout.max_restarts, RESTART_WINDOW_S)
     return Watchdog(limits, learner_limit_s=ATTEMPTS * answer_s, restarts=restarts)
+
+
+def _in_line(recipe: Recipe) -> int:
+    """Groups that may stand before one in the line for a model that its rewards ask."""
+    rule = StalenessRule(recipe.trainer.prompts_per_step, recipe.rollout.max_staleness)
+    return rule.batch * (1 + rule.max_staleness) if recipe.reward.models else 1

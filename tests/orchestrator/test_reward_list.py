@@ -1,5 +1,8 @@
 """The list of reward terms, its examples, and the page made of it."""
 
+import asyncio
+import inspect
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.reward_list import as_markdown, terms
+from rewards.models.scripted import ScriptedModels
 from rewards.registry import BUILT_IN, Example, resolve
 from rewards.verdict import TermValue, as_verdict
 
@@ -26,11 +30,18 @@ def test_the_example_gives_the_value_that_it_shows(name: str) -> None:
     assert isinstance(example, Example)
     if example.value is None:
         pytest.skip("its value depends on the machine")
-    answer = term.function(example.given, **example.options)
+    models = {"models": ScriptedModels(example.replies)} if term.takes_models else {}
+    answer = term.function(example.given, **example.options, **models)
+    if inspect.isawaitable(answer):
+        answer = asyncio.run(_awaited(answer))
     if isinstance(example.value, tuple):
         assert [as_verdict(value).value for value in answer] == list(map(_near, example.value))
     else:
         assert as_verdict(answer).value == _near(example.value)
+
+
+async def _awaited(answer: Awaitable[object]) -> object:
+    return await answer
 
 
 def _near(value: TermValue) -> object:

@@ -1,0 +1,1 @@
+"""Terms that ask a model: verifiers, judges, reward models, clusters of meaning."""

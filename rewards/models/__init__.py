@@ -1,0 +1,1 @@
+"""Models that rewards may ask: where they are, how they are asked, and how what they say is read."""
