@@ -1,4 +1,5 @@
-"""What engines are asked for beside a group's plain prompt: prompts under budgets, probes, worked solutions.
+"""What is asked beside a group's plain prompt and whole answers: prompts under budgets, probes, worked solutions,
+rewards of tokens.
 
 Functions of the recipe and its prepared inputs alone; where the recipe asks for nothing, None or the plain way.
 """
@@ -8,10 +9,12 @@ from collections.abc import Callable
 from actors.engine import Sampling
 from orchestrator.anchors import Anchors
 from orchestrator.config import Recipe
-from orchestrator.group_plan import GroupPlan
+from orchestrator.group_plan import GroupPlan, pays_tokens
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.preflight import Prepared
 from orchestrator.probes import ProbePlan
+from orchestrator.token_bytes import bytes_of_tokens
+from orchestrator.token_rewards import TokenRewards
 
 
 def prompt_of(plan: GroupPlan, prepared: Prepared) -> Callable[[GroupInFlight | ScoredGroup, int], tuple[int, ...]]:
@@ -40,3 +43,12 @@ def anchors_of(recipe: Recipe, prepared: Prepared) -> Anchors | None:
         return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
 
     return Anchors(settings, encode, most_tokens=recipe.rollout.max_response_tokens)
+
+
+def token_rewards_of(recipe: Recipe, prepared: Prepared) -> TokenRewards | None:
+    """How rewards of parts of a text become rewards of tokens, where a term may give and the advantage reads them.
+
+    Raises:
+        SettingError: nobody can tell what each token of this tokenizer says.
+    """
+    return TokenRewards(bytes_of_tokens(prepared.tokenizer)) if pays_tokens(recipe) else None

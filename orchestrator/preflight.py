@@ -17,9 +17,10 @@ from learners.settings import TrainerSettings
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.errors import SettingError
-from orchestrator.group_plan import BUDGET, plan_of
+from orchestrator.group_plan import BUDGET, pays_tokens, plan_of
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
+from orchestrator.token_bytes import bytes_of_tokens
 
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -49,8 +50,8 @@ class Prepared:
     drafter: Path | None = None
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of an answer, without special tokens."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """The text of an answer, without special tokens, every space as the model wrote it."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def probe(self, length: int) -> tuple[int, ...]:
         """The sequence on which engine and learner must agree: prompts, one after another, cut to `length`."""
@@ -80,6 +81,9 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
             f"prompt and answer of up to {context_length} tokens exceed the model's context of {limit}",
             f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
         )
+
+    if pays_tokens(recipe):
+        bytes_of_tokens(tokenizer)  # refuses one that it cannot follow
 
     plan = plan_of(recipe)
 

@@ -17,8 +17,9 @@ from learners.options import options_of, with_options
 from learners.registry import UnknownNameError
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
-from orchestrator.group_plan import BUDGET, needs_of_advantage, plan_of
+from orchestrator.group_plan import BUDGET, needs_of_advantage, pays_tokens, plan_of
 from orchestrator.policies.group_filters import GROUP_FILTERS, GroupOutcome, filters_of
+from rewards.registry import GIVES_SPANS
 
 _SEE = "see `paceline methods`"
 
@@ -159,14 +160,12 @@ def budgets_are_asked_for(recipe: Recipe) -> SettingError | None:
 
 def probes_are_read(recipe: Recipe) -> SettingError | None:
     algorithm, probes = recipe.algorithm, recipe.rollout.probes
-    along = algorithm.advantage in TRACE_ADVANTAGES.names()
-    if not along:
+    readers = [name for name in TRACE_ADVANTAGES.names() if "probes" in needs_of_advantage(name)]
+    if algorithm.advantage not in readers:
         if probes is None:
             return None
-        reason = f"algorithm.advantage={algorithm.advantage} gives an answer one number and reads no probes"
-        return SettingError(
-            "rollout.probes", reason, f"leave them out, or take {' or '.join(TRACE_ADVANTAGES.names())}"
-        )
+        reason = f"algorithm.advantage={algorithm.advantage} reads no probes of an answer"
+        return SettingError("rollout.probes", reason, f"leave them out, or take {' or '.join(readers)}")
     if probes is None:
         reason = f"algorithm.advantage={algorithm.advantage} compares values along an answer, and nothing measures them"
         return SettingError("rollout.probes", reason, "say where answers are cut, e.g. rollout.probes.every=64")
@@ -179,14 +178,44 @@ def probes_are_read(recipe: Recipe) -> SettingError | None:
                 f"{list(probes.at)} must lie below rollout.max_response_tokens={longest}, and be at most {probes.most}"
             )
             return SettingError("rollout.probes.at", reason, "leave some out, or raise rollout.probes.most")
-    if algorithm.advantage_norm != "none":
-        return SettingError(
-            "algorithm.advantage_norm",
-            f"{algorithm.advantage_norm} is for one number per answer, and algorithm.advantage={algorithm.advantage} "
-            f"gives one per token",
-            "set it to none",
-        )
     return None
+
+
+def advantages_along_an_answer_are_their_own_norm(recipe: Recipe) -> SettingError | None:
+    algorithm = recipe.algorithm
+    if algorithm.advantage not in TRACE_ADVANTAGES.names() or algorithm.advantage_norm == "none":
+        return None
+    return SettingError(
+        "algorithm.advantage_norm",
+        f"{algorithm.advantage_norm} is for one number per answer, and algorithm.advantage={algorithm.advantage} "
+        f"gives one per token",
+        "set it to none",
+    )
+
+
+def rewards_of_parts_are_read(recipe: Recipe) -> SettingError | None:
+    name = recipe.algorithm.advantage
+    if "token_rewards" in needs_of_advantage(name):
+        return None
+    paying = next((term for term in recipe.reward.terms if term.name in GIVES_SPANS and term.weight), None)
+    if paying is None:
+        return None
+    return SettingError(
+        "algorithm.advantage",
+        f"{paying.logged_as} rewards parts of an answer, and {name} gives all tokens of an answer one number",
+        "set it to capo_credit, or to gae for a critic; or set the term's weight to 0",
+    )
+
+
+def something_rewards_parts(recipe: Recipe) -> SettingError | None:
+    name = recipe.algorithm.advantage
+    if name not in TRACE_ADVANTAGES.names() or "token_rewards" not in needs_of_advantage(name) or pays_tokens(recipe):
+        return None
+    return SettingError(
+        "reward.terms",
+        f"algorithm.advantage={name} compares rewards of tokens, and no term rewards parts of an answer",
+        f"add one that does ({', '.join(sorted(GIVES_SPANS))}, or one of your own), or take grpo",
+    )
 
 
 def overlong_shaping_can_bite(recipe: Recipe) -> SettingError | None:
@@ -225,6 +254,9 @@ GROUP_RULES: tuple[Callable[[Recipe], SettingError | None], ...] = (
     answers_that_differ_are_all_kept,
     budgets_are_asked_for,
     probes_are_read,
+    advantages_along_an_answer_are_their_own_norm,
+    rewards_of_parts_are_read,
+    something_rewards_parts,
     overlong_shaping_can_bite,
     anchors_have_a_rule,
 )

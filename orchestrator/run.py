@@ -22,7 +22,7 @@ from learners.weights import WeightTruth
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
-from orchestrator.asking import anchors_of, probes_of, prompt_of
+from orchestrator.asking import anchors_of, probes_of, prompt_of, token_rewards_of
 from orchestrator.batch_builder import BatchBuilder
 from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.config import Recipe
@@ -302,6 +302,7 @@ def assemble(
         prompt_of=prompt_of(group_plan, prepared),
         probes=probes_of(recipe, prepared, common),
         anchors=anchors_of(recipe, prepared),
+        token_rewards=token_rewards_of(recipe, prepared),
     )
     tolerance = recipe.weight_sync.tolerance(rollout.dtype)
     bus = WeightBus(

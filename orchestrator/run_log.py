@@ -5,7 +5,6 @@ Components report to it through the small listener protocols that they declare; 
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -18,16 +17,17 @@ from orchestrator.config import Recipe
 from orchestrator.drafting.meter import DraftCounts, SpeculationMeter, by_phase
 from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
-from orchestrator.group_plan import plan_of
+from orchestrator.group_plan import needs_of_advantage, plan_of
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
 from orchestrator.policies.watchdog import Finding
 from orchestrator.progress import Progress, StepLine
+from orchestrator.reward_rows import along, failures, paid_tokens, term_names
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
 from orchestrator.trackers import Tracker
 from orchestrator.weight_bus import SyncReport
-from rewards.response import Failure, Score
+from rewards.response import Failure
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -71,6 +71,8 @@ class RunLog:
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._masks = recipe.algorithm.masks
         self._slow_s = recipe.reward.slow_s
+        self._unread = None if "token_rewards" in needs_of_advantage(recipe.algorithm.advantage) else recipe.algorithm
+        """Its advantage does not read rewards of parts of an answer; None where it does, or where that was said."""
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}
         """Of each group that has not ended."""
@@ -140,6 +142,9 @@ class RunLog:
         )
         if group.filtered:
             self._ended(group.index)
+        if self._unread is not None and any(score.spans for score in group.scores):
+            name, self._unread = self._unread.advantage, None
+            self.warned(f"a term rewards parts of answers, which algorithm.advantage={name} does not read")
         for number, score in enumerate(group.scores):
             if score.error is not None:
                 failure = score.failure or Failure("raised")
@@ -274,8 +279,9 @@ class RunLog:
             self._length_bias.trained(len(sequence.response_ids))
         metrics = {
             "reward": reward,
-            **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in _term_names(scores)},
-            **_failures(scores),
+            **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in term_names(scores)},
+            **failures(scores),
+            **paid_tokens(trained),
             "response_tokens/mean": fmean(lengths),
             "response_tokens/max": float(max(lengths)),
             "truncated": fmean(t.completion.finish_reason == "length" for group in groups for t in group.trajectories),
@@ -320,7 +326,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(step, metrics)
         if step % self._samples_every == 0 or step in (1, self._steps):
-            self._directory.samples(f"step-{step:06d}", self._sample_rows(groups))
+            self._directory.samples(f"step-{step:06d}", self._sample_rows(groups, batch))
         self._progress.step(
             StepLine(
                 step,
@@ -353,7 +359,8 @@ class RunLog:
             tracker.close()
         self._directory.close()
 
-    def _sample_rows(self, groups: Sequence[ScoredGroup]) -> list[dict[str, object]]:
+    def _sample_rows(self, groups: Sequence[ScoredGroup], batch: TrainBatch) -> list[dict[str, object]]:
+        paid = {sequence.sequence_id: sequence for sequence in batch.sequences if sequence.token_rewards}
         return [
             {
                 "sample": f"{group.index}/{number}",
@@ -364,6 +371,7 @@ class RunLog:
                 "terms": dict(score.terms),
                 "error": score.error,
                 "finish": trajectory.completion.finish_reason,
+                **along(paid.get(f"{group.index}/{number}")),
             }
             for group in groups
             for number, (trajectory, score) in enumerate(zip(group.trajectories, group.scores, strict=True))
@@ -397,14 +405,3 @@ def _facts(recipe: Recipe) -> dict[str, object]:
 def _leg_row(leg: Leg) -> list[object]:
     row: list[object] = [leg.worker, leg.submitted_at, leg.finished_at, leg.tokens]
     return [*row, asdict(leg.speculated)] if leg.speculated.drafted else row
-
-
-def _term_names(scores: Sequence[Score]) -> list[str]:
-    return sorted({name for score in scores for name in score.terms})
-
-
-def _failures(scores: Sequence[Score]) -> dict[str, float]:
-    """How many answers got the fallback, by what happened and the term that was at work."""
-    failures = [score.failure for score in scores if score.failure is not None]
-    counts = Counter(f"reward_failed/{failure.kind}/{failure.term or 'unknown'}" for failure in failures)
-    return {"reward_failed": float(len(failures)), **{name: float(count) for name, count in sorted(counts.items())}}

@@ -65,6 +65,9 @@ BUILT_IN: Mapping[str, str] = {
     "verilog": "rewards.verilog_design",
 }
 
+GIVES_SPANS = frozenset({"anytime_brpo"})
+"""Those of them that reward parts of an answer beside the whole."""
+
 _Options = ParamSpec("_Options")
 _Value = TypeVar("_Value", bound=Answer)
 _Values = TypeVar("_Values", bound=Sequence[Answer])
@@ -196,6 +199,11 @@ def check_name(name: str) -> str:
         f"no reward term {name!r}{_nearest(name, BUILT_IN)}; choose one of {', '.join(sorted(BUILT_IN))}, "
         "or name your own as package.module:function"
     )
+
+
+def may_give_spans(name: str) -> bool:
+    """Whether the term may reward parts of an answer; of a user's own nobody knows before it does."""
+    return name in GIVES_SPANS or ":" in name
 
 
 def resolve(name: str) -> Term:

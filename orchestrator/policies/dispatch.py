@@ -147,6 +147,7 @@ class Dispatcher:
         scores: Sequence[Score],
         values: Sequence[Sequence[tuple[int, float]]] = (),
         foreign: frozenset[int] = frozenset(),
+        token_rewards: Sequence[tuple[float, ...]] = (),
     ) -> ScoredGroup:
         """A group has all its answers and scores: to the buffer, or out of it as filtered.
 
@@ -164,6 +165,7 @@ class Dispatcher:
             greedy=group.greedy,
             values=values,
             foreign=foreign,
+            token_rewards=token_rewards,
         )
         kept = passed(scored, self._filters)
         if kept is None or (self._drop_zero_variance and not kept.has_signal) or not self._usable(kept):

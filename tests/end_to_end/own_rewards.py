@@ -1,6 +1,7 @@
 """Rewards as a user would write them."""
 
-from rewards.response import Response
+from rewards.response import Response, SpanReward
+from rewards.verdict import Verdict
 
 
 def low_bytes(response: Response) -> float:
@@ -10,3 +11,9 @@ def low_bytes(response: Response) -> float:
 
 def raises(response: Response) -> float:
     raise RuntimeError(f"no verdict on {response.sample_id}")
+
+
+def flags_odd_signs(response: Response) -> Verdict:
+    """The same, and a penalty for the very characters that are neither letter nor digit."""
+    odd = [place for place, character in enumerate(response.text) if not character.isalnum()]
+    return Verdict(low_bytes(response), tuple(SpanReward(place, place + 1, -0.5) for place in odd))

@@ -120,6 +120,12 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ),
         ("algorithm.advantage=spo_chain", "rollout.probes", "nothing measures them"),
         ("rollout.probes.every=64", "rollout.probes", "reads no probes"),
+        ("algorithm.advantage=capo_credit", "reward.terms", "no term rewards parts of an answer"),
+        (
+            "reward.terms=[{name: anytime_brpo, options: {budgets: [8]}}]",
+            "algorithm.advantage",
+            "anytime_brpo rewards parts of an answer, and grpo gives all tokens of an answer one number",
+        ),
         ("rollout.probes.at=[4, 2]", "rollout.probes.at", "must ascend"),
         ("rollout.top_p=0.9", "rollout.top_p", "incomparable"),
     ],
