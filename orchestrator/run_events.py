@@ -213,6 +213,25 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardFailed:
+    """An answer that got the fallback; `term` was at work, "" where nobody knows."""
+
+    time: float
+    sample: str
+    kind: str
+    term: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A prompt whose answers are scored no more."""
+
+    time: float
+    prompt: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost:
     time: float
     worker: str
@@ -305,6 +324,8 @@ Event = (
     | Trained
     | LearnerDid
     | Synced
+    | RewardFailed
+    | Quarantined
     | WorkerLost
     | WorkerJoined
     | Speculated
@@ -327,6 +348,8 @@ _READERS: dict[str, TypeAdapter[Event]] = {
     "trained": TypeAdapter(Trained),
     "learner": TypeAdapter(LearnerDid),
     "sync": TypeAdapter(Synced),
+    "reward_error": TypeAdapter(RewardFailed),
+    "quarantined": TypeAdapter(Quarantined),
     "worker_lost": TypeAdapter(WorkerLost),
     "worker_joined": TypeAdapter(WorkerJoined),
     "speculated": TypeAdapter(Speculated),

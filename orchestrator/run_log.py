@@ -183,6 +183,10 @@ class RunLog:
     def answer_moved(self, request_id: str, worker: str) -> None:
         self._event("moved", answer=request_id, worker=worker)
 
+    def prompt_quarantined(self, prompt: str, reason: str) -> None:
+        self._event("quarantined", prompt=prompt, reason=reason)
+        self._progress.warn(f"{prompt} is no longer scored: {reason}")
+
     def watchdog_found(self, finding: Finding) -> None:
         item = finding.item
         self._event(

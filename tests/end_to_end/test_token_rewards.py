@@ -1,4 +1,4 @@
-"""Whole runs in which a user's term rewards parts of answers: tokens are told apart, or it is said that none are."""
+"""Whole runs in which a user's term rewards parts of answers: their tokens are told apart."""
 
 import json
 from collections.abc import Callable
@@ -57,10 +57,3 @@ def test_a_critic_takes_them_with_their_tokens(write_recipe: WriteRecipe) -> Non
     assert any(len(set(rewards)) > 1 for rewards, _ in paid(done))
     # An answer of 12 tokens pays up to 24 in penalties, and the values begin at 0: the targets are not the rewards.
     assert metrics(done)[0]["learner/value_loss"] > 2 * metrics(done)[0]["reward"]
-
-
-def test_an_advantage_that_cannot_use_them_says_so_once(write_recipe: WriteRecipe) -> None:
-    done = run(write_recipe(reward=FLAGS))
-    said = [event["message"] for event in done.events("warning") if "rewards parts of answers" in str(event["message"])]
-    assert said == ["a term rewards parts of answers, which algorithm.advantage=grpo does not read"]
-    assert paid(done) == []
