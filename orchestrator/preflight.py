@@ -82,7 +82,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
             f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
         )
 
-    if pays_tokens(recipe):
+    if pays_tokens(recipe) or recipe.rollout.likelihood is not None:
         bytes_of_tokens(tokenizer)  # refuses one that it cannot follow
 
     plan = plan_of(recipe)

@@ -26,6 +26,7 @@ from orchestrator.policies.watchdog import Finding, InFlight, Watchdog
 from orchestrator.probes import CutValues, Probe, ProbePlan, values_of
 from orchestrator.reward_client import RewardClient, RewardLost
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
+from orchestrator.scoring_pass import ScoringPass
 from rewards.response import Response, Score, SpanReward
 
 Decode = Callable[[Sequence[int]], str]
@@ -77,6 +78,7 @@ class RolloutPlane:
     asked, prompt_of: where the answers of a group are asked for differently.
     probes: what is asked for at cuts through an answer; None looks at whole answers alone.
     anchors: worked solutions that may join a group; None for none.
+    likely: how likely engines find the reference in the place of each answer; None does not ask.
     token_rewards: from token ids and rewards of parts of their text to a reward of each token; None where nothing
         reads them.
     """
@@ -98,12 +100,13 @@ class RolloutPlane:
         probes: ProbePlan | None = None,
         anchors: Anchors | None = None,
         token_rewards: TokenRewards | None = None,
+        likely: ScoringPass | None = None,
     ) -> None:
         self._dispatcher, self._fleet, self._rewards = dispatcher, fleet, rewards
         self._sampling, self._decode, self._listener, self._watchdog = sampling, decode, listener, watchdog
         self._limit_s, self._leftovers = limit_s, leftovers
         self._asked, self._prompt_of, self._probes, self._anchors = asked, prompt_of, probes, anchors
-        self._token_rewards = token_rewards
+        self._token_rewards, self._likely = token_rewards, likely
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._progress = asyncio.Event()
         self._fault: BaseException | None = None
@@ -206,10 +209,10 @@ class RolloutPlane:
                 self._put_back(running, answers)
                 return
             probed = await self._probe(group, answers)
-            running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             anchor = None if self._anchors is None else self._anchors.of(group.prompt, group.admitted_version)
             written = answers if anchor is None else [*answers, anchor]
-            whole = [self._response(group.prompt, number, one.completion) for number, one in enumerate(written)]
+            whole = await self._responses(group, [one.completion for one in written])
+            running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             scores = await self._rewards.score(whole, remember=True)
             if probed:
                 cut = [self._response(group.prompt, p.sample, completion, p.begun) for p, completion in probed]
@@ -273,6 +276,15 @@ class RolloutPlane:
             for task in tasks:
                 task.cancel()
         return [(probe, trajectory.completion) for probe, trajectory in zip(probes, found, strict=True)]
+
+    async def _responses(self, group: GroupInFlight, written: Sequence[Completion]) -> list[Response]:
+        """What the reward sees of whole answers."""
+        responses = [self._response(group.prompt, number, one) for number, one in enumerate(written)]
+        if self._likely is None:
+            return responses
+        prompts = [self._prompt_of(group, number) for number in range(len(written))]
+        told = await self._likely.likelihoods(prompts, [one.token_ids for one in written], group.prompt.reference)
+        return [replace(seen, likelihood=likely) for seen, likely in zip(responses, told, strict=True)]
 
     def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...] = ()) -> Response:
         """What the reward sees of an answer, or of a continuation of one: the whole text."""

@@ -218,6 +218,18 @@ def something_rewards_parts(recipe: Recipe) -> SettingError | None:
     )
 
 
+def likelihoods_are_measured_for_those_who_read_them(recipe: Recipe) -> SettingError | None:
+    paying = any(term.name == "rlpr" for term in recipe.reward.terms)
+    own = any(":" in term.name for term in recipe.reward.terms)
+    asked = recipe.rollout.likelihood is not None
+    if paying and not asked:
+        reason = "the reward rlpr goes by how likely engines find the reference, and nobody asks them"
+        return SettingError("rollout.likelihood", reason, "say where answers stand, e.g. {opening: '<answer>'}")
+    if asked and not (paying or own):
+        return SettingError("rollout.likelihood", "no reward reads it", "leave it out, or add the term rlpr")
+    return None
+
+
 def overlong_shaping_can_bite(recipe: Recipe) -> SettingError | None:
     rollout = recipe.rollout
     for term in recipe.reward.terms:
@@ -257,6 +269,7 @@ GROUP_RULES: tuple[Callable[[Recipe], SettingError | None], ...] = (
     advantages_along_an_answer_are_their_own_norm,
     rewards_of_parts_are_read,
     something_rewards_parts,
+    likelihoods_are_measured_for_those_who_read_them,
     overlong_shaping_can_bite,
     anchors_have_a_rule,
 )

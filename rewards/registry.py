@@ -51,6 +51,7 @@ BUILT_IN: Mapping[str, str] = {
     "reasoning_gym": "rewards.reasoning_gym_task",
     "reasonrank": "rewards.matching.ranking",
     "recall": "rewards.matching.ranking",
+    "rlpr": "rewards.reference_likelihood",
     "regex": "rewards.matching.text",
     "repetition": "rewards.matching.repetition",
     "rlcr": "rewards.matching.confidence",
