@@ -22,7 +22,8 @@ class SpreadMemory:
     noted: tuple[float, ...] = ()
 
     def note(self, rewards: tuple[float, ...]) -> "SpreadMemory":
-        return replace(self, noted=(*self.noted, pstdev(rewards)))
+        """A group's rewards; of fewer than two nobody can tell."""
+        return replace(self, noted=(*self.noted, pstdev(rewards))) if len(rewards) > 1 else self
 
     def turn(self) -> "SpreadMemory":
         """A step is over."""

@@ -35,7 +35,5 @@ def test_the_policy_pays_itself(write_recipe: WriteRecipe, engine: str) -> None:
     files = sorted((done.path / "samples").glob("*.jsonl"))
     answers = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     # The place of an answer is behind the last "a"; a text without one has none.
-    assert {("a" in answer["text"], answer["terms"]["rlpr"] > 0) for answer in answers} == {
-        (True, True),
-        (False, False),
-    }
+    found = {("a" in answer["text"], answer["terms"]["rlpr"] > 0) for answer in answers}
+    assert found == {(True, True), (False, False)}

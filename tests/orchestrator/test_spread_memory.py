@@ -14,6 +14,7 @@ def test_the_average_moves_once_a_step_whatever_the_order() -> None:
     assert one.turn() == other.turn() == SpreadMemory(0.375)
     assert one.turn().note((0.0, 0.0)).turn().usual == pytest.approx(0.375 * (1 - RATE))
     assert SpreadMemory(0.3).turn() == SpreadMemory(0.3)
+    assert SpreadMemory().note(()).note((1.0,)) == SpreadMemory()
 
 
 def outcome(*rewards: float, usual: float | None) -> GroupOutcome:

@@ -41,13 +41,13 @@ def test_the_function_of_groups_sees_them() -> None:
 
 def test_the_recipes_of_the_page_can_work() -> None:
     recipes = [yaml.safe_load(block["text"]) for block in RECIPE.finditer(PAGE)]
-    assert len(recipes) == 2
+    assert len(recipes) == 3
     for recipe in recipes:
         Reward(RewardSettings.model_validate(recipe["reward"])).warm_up()
 
 
 def test_format_alone_pays_no_mathematics() -> None:
-    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[1])["reward"]))
+    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[2])["reward"]))
     wrong = reward.score(Response("s", "q", "#### 5", "72"))
     assert (wrong.total, wrong.terms["math"]) == (1.0, 0.0)
     assert reward.score(Response("s", "q", "72", "72")).total == 0.0
