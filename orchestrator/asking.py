@@ -9,7 +9,7 @@ from collections.abc import Callable
 from actors.engine import Sampling
 from orchestrator.anchors import Anchors
 from orchestrator.config import Recipe
-from orchestrator.group_plan import GroupPlan, pays_tokens
+from orchestrator.group_plan import GroupPlan
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.preflight import Prepared
 from orchestrator.probes import ProbePlan
@@ -17,7 +17,7 @@ from orchestrator.reference_likelihood import ReferencePlacer
 from orchestrator.rollout_fleet import RolloutFleet
 from orchestrator.scoring_pass import ScoringPass
 from orchestrator.token_bytes import bytes_of_tokens
-from orchestrator.token_rewards import TokenRewards
+from orchestrator.token_rewards import TokenRewards, pays_tokens
 
 
 def prompt_of(plan: GroupPlan, prepared: Prepared) -> Callable[[GroupInFlight | ScoredGroup, int], tuple[int, ...]]:

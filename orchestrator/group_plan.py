@@ -6,11 +6,9 @@ Pure; a function of the recipe alone, so that everything that counts answers cou
 from dataclasses import dataclass, replace
 
 from learners.advantages import ADVANTAGES, TRACE_ADVANTAGES
-from learners.critic.advantages import VALUE_ADVANTAGES, asks_critic
 from learners.needs import Need, needs_of
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt
-from rewards.registry import may_give_spans
 
 BUDGET = "budget"
 """Under this name the template and the rewards find an answer's budget in the prompt's metadata."""
@@ -55,20 +53,12 @@ def plan_of(recipe: Recipe) -> GroupPlan:
     return GroupPlan(recipe.rollout.group_size, greedy, recipe.rollout.budgets or ())
 
 
-def pays_tokens(recipe: Recipe) -> bool:
-    """Whether a term may reward parts of an answer and the advantage reads it."""
-    given = any(may_give_spans(term.name) for term in recipe.reward.terms)
-    return given and "token_rewards" in needs_of_advantage(recipe.algorithm.advantage)
-
-
 def needs_of_advantage(name: str) -> frozenset[Need]:
-    """What the estimator needs of rollouts and rewards; one of the user's own that is not in a registry says nothing.
+    """What the estimator needs of the rollouts; one that is made of a critic's values needs nothing of them.
 
     Raises:
         UnknownNameError: it names something to import that is not there.
     """
     if name in TRACE_ADVANTAGES.names():
         return needs_of(TRACE_ADVANTAGES[name])
-    if asks_critic(name):
-        return needs_of(VALUE_ADVANTAGES[name])
     return needs_of(ADVANTAGES[name]) if name in ADVANTAGES else frozenset()

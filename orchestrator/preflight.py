@@ -17,10 +17,11 @@ from learners.settings import TrainerSettings
 from orchestrator.config import Recipe
 from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
 from orchestrator.errors import SettingError
-from orchestrator.group_plan import BUDGET, pays_tokens, plan_of
+from orchestrator.group_plan import BUDGET, plan_of
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
 from orchestrator.token_bytes import bytes_of_tokens
+from orchestrator.token_rewards import pays_tokens
 
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -17,8 +17,9 @@ from learners.options import options_of, with_options
 from learners.registry import UnknownNameError
 from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
-from orchestrator.group_plan import BUDGET, needs_of_advantage, pays_tokens, plan_of
+from orchestrator.group_plan import BUDGET, needs_of_advantage, plan_of
 from orchestrator.policies.group_filters import GROUP_FILTERS, GroupOutcome, filters_of
+from orchestrator.token_rewards import pays_tokens, reads_token_rewards
 from rewards.registry import GIVES_SPANS
 
 _SEE = "see `paceline methods`"
@@ -195,7 +196,7 @@ def advantages_along_an_answer_are_their_own_norm(recipe: Recipe) -> SettingErro
 
 def rewards_of_parts_are_read(recipe: Recipe) -> SettingError | None:
     name = recipe.algorithm.advantage
-    if "token_rewards" in needs_of_advantage(name):
+    if reads_token_rewards(name):
         return None
     paying = next((term for term in recipe.reward.terms if term.name in GIVES_SPANS and term.weight), None)
     if paying is None:
@@ -209,7 +210,7 @@ def rewards_of_parts_are_read(recipe: Recipe) -> SettingError | None:
 
 def something_rewards_parts(recipe: Recipe) -> SettingError | None:
     name = recipe.algorithm.advantage
-    if name not in TRACE_ADVANTAGES.names() or "token_rewards" not in needs_of_advantage(name) or pays_tokens(recipe):
+    if name not in TRACE_ADVANTAGES.names() or not reads_token_rewards(name) or pays_tokens(recipe):
         return None
     return SettingError(
         "reward.terms",

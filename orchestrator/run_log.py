@@ -17,7 +17,7 @@ from orchestrator.config import Recipe
 from orchestrator.drafting.meter import DraftCounts, SpeculationMeter, by_phase
 from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
-from orchestrator.group_plan import needs_of_advantage, plan_of
+from orchestrator.group_plan import plan_of
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
 from orchestrator.policies.watchdog import Finding
@@ -25,6 +25,7 @@ from orchestrator.progress import Progress, StepLine
 from orchestrator.reward_rows import along, failures, paid_tokens, term_names
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
+from orchestrator.token_rewards import reads_token_rewards
 from orchestrator.trackers import Tracker
 from orchestrator.weight_bus import SyncReport
 from rewards.response import Failure
@@ -71,7 +72,7 @@ class RunLog:
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._masks = recipe.algorithm.masks
         self._slow_s = recipe.reward.slow_s
-        self._unread = None if "token_rewards" in needs_of_advantage(recipe.algorithm.advantage) else recipe.algorithm
+        self._unread = None if reads_token_rewards(recipe.algorithm.advantage) else recipe.algorithm
         """Its advantage does not read rewards of parts of an answer; None where it does, or where that was said."""
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}

@@ -42,7 +42,7 @@ class ScoringPass:
         reasoned = [self._placer.behind_reasoning(p, a, reference) for p, a in zip(prompts, answers, strict=True)]
         bare = {prompt: self._placer.without_reasoning(prompt, reference) for prompt in prompts}
         asked = [placed for placed in (*reasoned, *bare.values()) if placed is not None]
-        scored = await self._scored([placed.token_ids for placed in asked]) if asked else Scored(self._fleet.version)
+        scored = await self._scored([placed.token_ids for placed in asked]) if asked else Scored(None)
         found = dict(zip(map(id, asked), scored.logprobs, strict=True))
 
         def of(placed: Placed | None) -> tuple[float, ...]:

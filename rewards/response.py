@@ -35,12 +35,12 @@ class Likelihood:
     Attributes:
         reasoned: in the place of the answer, behind the answer's own reasoning; empty where the text has no such place.
         bare: behind the question alone.
-        version: of the weights that said so.
+        version: of the weights that said so; None where nobody had to be asked.
     """
 
     reasoned: tuple[float, ...]
     bare: tuple[float, ...]
-    version: int = 0
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
