@@ -126,6 +126,8 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
             "algorithm.advantage",
             "anytime_brpo rewards parts of an answer, and grpo gives all tokens of an answer one number",
         ),
+        ("reward.terms=[rlpr]", "rollout.likelihood", "nobody asks them"),
+        ("rollout.likelihood={opening: a}", "rollout.likelihood", "no reward reads it"),
         ("rollout.probes.at=[4, 2]", "rollout.probes.at", "must ascend"),
         ("rollout.top_p=0.9", "rollout.top_p", "incomparable"),
     ],
