@@ -44,6 +44,19 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What sequences are worth under one weight version.
+
+    Attributes:
+        version: attested, and in the engine from the first sequence to the last; None where an update fell in between.
+        logprobs: of each sequence, every token after its first; empty where the version is not the one asked for.
+    """
+
+    version: int | None
+    logprobs: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """What an engine says of a version after it loaded it.
 
@@ -102,6 +115,8 @@ class RolloutWorker:
         self._arrived = asyncio.Event()
         self._failure: BaseException | None = None
         self._served = 0
+        self._updates = self._attested = 0
+        """Updates begun so far, and how many there were when the last was attested."""
         self._may_leave_up_to = 0
 
     async def start(self) -> None:
@@ -134,6 +149,17 @@ class RolloutWorker:
         self._finished = [finished for finished in self._finished if not self._may_leave(finished)]
         return Collected(tuple(finished.trajectory for finished in released), self._engine.load())
 
+    async def score(self, version: int, sequences: Sequence[Sequence[int]]) -> Scored:
+        """Logprobs of these sequences under that version; see `Scored` for when they are not given."""
+        self._check_alive()
+        updates = self._updates
+        if self._attested != updates or self._served != version:
+            return Scored(self._served if self._attested == updates else None)
+        found = await asyncio.gather(*[self._engine.score(sequence) for sequence in sequences])
+        if self._updates != updates:
+            return Scored(None)
+        return Scored(version, tuple(map(tuple, found)))
+
     async def open_channel(self, address: ChannelAddress) -> None:
         await self._engine.open_channel(address)
 
@@ -158,6 +184,7 @@ class RolloutWorker:
                 f"version {manifest.version} of the weights is older than version {self._served}, which {self._name} "
                 "serves: nothing was loaded"
             )
+        self._updates += 1
         paused_at, start = time.time(), time.perf_counter()
         await self._engine.pause("recompute" if kv_policy == "recompute" else "keep")
         try:
@@ -165,6 +192,8 @@ class RolloutWorker:
                 await self._engine.abort(tuple(self._running))
             checksums = await self._engine.receive_weights(manifest)
         except WeightTransferError:
+            if self._attested == self._updates - 1:
+                self._attested = self._updates  # what was attested is still there
             await self._engine.resume()
             raise
         self._may_leave_up_to = min(self._may_leave_up_to, manifest.version - 1)
@@ -198,6 +227,7 @@ class RolloutWorker:
     async def serve(self, version: int) -> None:
         """This version is attested: its answers may leave."""
         self._served = self._may_leave_up_to = version
+        self._attested = self._updates
         self._arrived.set()
 
     async def shutdown(self) -> None:

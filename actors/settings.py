@@ -60,6 +60,16 @@ class ProbeSettings(Section):
         return at
 
 
+class LikelihoodSettings(Section):
+    """Ask the engines how likely the reference is in the place of each answer: for the reward `rlpr`. Costs a forward
+    pass over each answer, and one over each prompt."""
+
+    opening: str = Field("<answer>", min_length=1)
+    """Text behind which an answer stands; the last one counts. What follows it makes way for the reference."""
+    direct: str | None = None
+    """Text between the prompt and the reference where it is asked for without reasoning; None is `opening`."""
+
+
 class AnchorSettings(Section):
     """Worked solutions from the data that join a group, trained by `algorithm.off_policy`."""
 
@@ -86,6 +96,8 @@ class RolloutSettings(Section):
     """Look at what answers are worth on their way; None does not."""
     anchors: AnchorSettings | None = None
     """Worked solutions beside the sampled answers; None for none."""
+    likelihood: LikelihoodSettings | None = None
+    """Measure how likely the references are; None does not."""
     max_prompt_tokens: int = Field(512, ge=1)
     max_response_tokens: int = Field(512, ge=1)
     temperature: float = Field(1.0, gt=0)

@@ -7,6 +7,8 @@ prompt tokens carry no loss. A batch keeps the order in which it was built, so t
 import math
 from dataclasses import dataclass
 
+_MAY_BE_EMPTY = ("off_policy", "token_rewards")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSequence:
@@ -27,6 +29,8 @@ class TrainSequence:
         off_policy: [R] True where another than the trained policy wrote the token (a worked solution, a teacher);
             empty where the policy wrote them all.
         truncated: it was cut before its end, at the greatest length that it was allowed.
+        token_rewards: [R] what each token was given beside `reward`; empty where none was. Advantages that are made
+            before the batch hold it already: it is for those that a critic's values make.
     """
 
     sequence_id: str
@@ -41,11 +45,12 @@ class TrainSequence:
     group_id: str = ""
     off_policy: tuple[bool, ...] = ()
     truncated: bool = False
+    token_rewards: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)
-        for name in ("behaviour_logprobs", "versions", "advantages", "loss_mask", "off_policy"):
-            if len(getattr(self, name)) != length and (name != "off_policy" or self.off_policy):
+        for name in ("behaviour_logprobs", "versions", "advantages", "loss_mask", *_MAY_BE_EMPTY):
+            if len(getattr(self, name)) != length and (name not in _MAY_BE_EMPTY or getattr(self, name)):
                 raise ValueError(
                     f"{self.sequence_id}: {name} has {len(getattr(self, name))} entries for {length} response tokens"
                 )

@@ -49,6 +49,7 @@ class MicroBatch:
         advantages: [N] float32.
         staleness: [N] float32, the batch's version minus the token's.
         rewards: [N] float32, of the token's answer; group_rewards: [N] float32, mean over its group.
+        token_rewards: [N] float32, of the token itself and of those behind it up to the next trained one.
         group: [N] index of each token's group within the row.
         off_policy: [N] bool, whether another than the policy wrote it; its behaviour logprob may be nan.
         truncated: of the row's sequences, whether the answer was cut before its end.
@@ -64,6 +65,7 @@ class MicroBatch:
     staleness: Tensor
     rewards: Tensor
     group_rewards: Tensor
+    token_rewards: Tensor
     group: Tensor
     off_policy: Tensor
     truncated: tuple[bool, ...] = ()
@@ -77,7 +79,10 @@ class MicroBatch:
         return replace(self, lesson=lesson, **{name: getattr(self, name).to(device) for name in _MOVED})
 
 
-_MOVED = ("sequence", "behaviour", "advantages", "staleness", "rewards", "group_rewards", "group", "off_policy")
+_MOVED = (
+    *("sequence", "behaviour", "advantages", "staleness"),
+    *("rewards", "group_rewards", "token_rewards", "group", "off_policy"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,21 @@ def _group_of(sequence: TrainSequence) -> tuple[str, str]:
     return (sequence.group_id, "" if sequence.group_id else sequence.sequence_id)
 
 
+def rewards_of_trained(sequence: TrainSequence) -> list[float]:
+    """What each trained token was given: its own, and what came behind it before the policy's next one.
+
+    What came before the first of them is nobody's doing, and left out.
+    """
+    rewards: list[float] = []
+    own_rewards = sequence.token_rewards or (0.0,) * len(sequence.loss_mask)
+    for takes_loss, own in zip(sequence.loss_mask, own_rewards, strict=True):
+        if takes_loss:
+            rewards.append(own)
+        elif rewards:
+            rewards[-1] += own
+    return rewards
+
+
 def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
     """Pack sequences and line up what belongs to their trained tokens."""
     packed = pack([sequence.prompt_ids + sequence.response_ids for sequence in sequences] or [(0, 0)])
@@ -182,6 +202,7 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
     behaviour: list[float] = []
     advantages: list[float] = []
     staleness: list[int] = []
+    token_rewards: list[float] = []
     off_policy: list[bool] = []
     start = 0
     for index, sequence in enumerate(sequences):
@@ -195,6 +216,7 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
                 advantages.append(sequence.advantages[place])
                 staleness.append(version - sequence.versions[place])
                 off_policy.append(bool(sequence.off_policy) and sequence.off_policy[place])
+        token_rewards += rewards_of_trained(sequence)
         start += len(sequence)
     groups = {key: number for number, key in enumerate(dict.fromkeys(map(_group_of, sequences)))}
     return MicroBatch(
@@ -207,6 +229,7 @@ def micro_batch(sequences: Sequence[TrainSequence], version: int) -> MicroBatch:
         staleness=torch.tensor(staleness, dtype=torch.float32),
         rewards=torch.tensor([sequences[owner].reward for owner in owners], dtype=torch.float32),
         group_rewards=torch.tensor([sequences[owner].group_reward for owner in owners], dtype=torch.float32),
+        token_rewards=torch.tensor(token_rewards, dtype=torch.float32),
         group=torch.tensor([groups[_group_of(sequences[owner])] for owner in owners], dtype=torch.int64),
         off_policy=torch.tensor(off_policy, dtype=torch.bool),
         truncated=tuple(sequence.truncated for sequence in sequences),

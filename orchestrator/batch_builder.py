@@ -4,7 +4,7 @@ A masked answer counts in its group's baseline and takes no loss; a greedy one i
 batch. Keeps the order of groups and samples, so that a
 seeded synchronous run builds the same batch every time. The one thing that it remembers from batch to batch is the
 advantage norm's state. Where advantages are made of a critic's values, the learner makes and norms them, and what goes
-there with each answer is its reward.
+there with each answer is its reward, with those of its tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,6 +72,7 @@ class BatchBuilder:
                         group_id=str(group.index),
                         off_policy=(True,) * len(answer.token_ids) if number in group.foreign else (),
                         truncated=answer.finish_reason == "length",
+                        token_rewards=group.rewards_along(number),
                     )
                 )
         return TrainBatch(version, tuple(sequences))
@@ -103,7 +104,7 @@ class BatchBuilder:
         for number, length in zip(group.compared, _lengths(group), strict=True):
             cuts = group.values[number] if number < len(group.values) else ()
             places, values = tuple(cut for cut, _ in cuts), tuple(value for _, value in cuts)
-            traces.append(Trace(length, group.scores[number].total, places, values))
+            traces.append(Trace(length, group.scores[number].total, places, values, group.rewards_along(number)))
         return TracedGroup(tuple(traces), self._budgets)
 
 

@@ -4,7 +4,7 @@ Accuracy = share of answers whose first reward term (the correctness term, by co
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from statistics import fmean
 
@@ -16,6 +16,7 @@ from orchestrator.pending import Errand
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
 from orchestrator.rollout_plane import Decode, response
+from orchestrator.scoring_pass import ScoringPass
 from orchestrator.seeds import request_seed
 
 EVAL_SEED = 7_919
@@ -37,6 +38,7 @@ class Evaluator:
     sampling: stop tokens and length as in training; temperature comes from the settings.
     correctness_term: name of the reward term that says whether an answer is right.
     deadline_s: of all answers of a round.
+    likely: how likely engines find the references, where a reward asks for it.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Evaluator:
         decode: Decode,
         seed: int,
         deadline_s: float,
+        likely: ScoringPass | None = None,
     ) -> None:
         self._prompts, self._settings, self._sampling = prompts, settings, sampling
         self._term, self._decode, self._seed, self._deadline_s = correctness_term, decode, seed, deadline_s
+        self._likely = likely
         self._rounds = count()
 
     def __len__(self) -> int:
@@ -89,6 +93,10 @@ class Evaluator:
                 response(f"{prompt.prompt_id}/{number}", prompt, completion.token_ids, completion, self._decode)
                 for number, completion in enumerate(completions)
             ]
+            if self._likely is not None:
+                ids = [completion.token_ids for completion in completions]
+                told = await self._likely.likelihoods([prompt_ids] * len(ids), ids, prompt.reference)
+                answers = [replace(seen, likelihood=likely) for seen, likely in zip(answers, told, strict=True)]
             scores = await rewards.score(answers)
             done += len(scores)
             on_answer(done, total)

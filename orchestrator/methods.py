@@ -51,7 +51,7 @@ def methods() -> Iterator[tuple[str, list[Method]]]:
     filters = {f"{GROUP_FILTERS.kind}=[{{name: {name}}}]": GROUP_FILTERS[name] for name in GROUP_FILTERS.names()}
     preferences = {f"{PREFERENCES.kind}={name}": PREFERENCES[name].loss for name in PREFERENCES.names()}
     yield "Advantages: what a reward is compared with", _described(advantages)
-    yield "Advantages that differ along an answer, from probes of it", _described(traces)
+    yield "Advantages that differ along an answer, from probes of it or rewards of its parts", _described(traces)
     yield "Advantages of tokens, from the values of a critic", _described(from_values)
     yield "Norms: what is done to the advantages of a batch", _described(norms)
     yield "Surrogates: the loss of a token", _described(surrogates)

@@ -22,6 +22,8 @@ from orchestrator.group_plan import BUDGET, plan_of
 from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
+from orchestrator.token_bytes import bytes_of_tokens
+from orchestrator.token_rewards import pays_tokens
 
 STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -53,8 +55,8 @@ class Prepared:
     reward_models: Mapping[str, Path] = field(default_factory=dict)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of an answer, without special tokens."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """The text of an answer, without special tokens, every space as the model wrote it."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def probe(self, length: int) -> tuple[int, ...]:
         """The sequence on which engine and learner must agree: prompts, one after another, cut to `length`."""
@@ -85,6 +87,9 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
             f"prompt and answer of up to {context_length} tokens exceed the model's context of {limit}",
             f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
         )
+
+    if pays_tokens(recipe) or recipe.rollout.likelihood is not None:
+        bytes_of_tokens(tokenizer)  # refuses one that it cannot follow
 
     plan = plan_of(recipe)
 

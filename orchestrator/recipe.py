@@ -16,6 +16,7 @@ from orchestrator.config import Recipe
 from orchestrator.drafting.settings import PRESETS
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
+from orchestrator.reward_rules import check_reward
 from orchestrator.rules import check_rules
 from orchestrator.stages.kinds import BROUGHT
 from orchestrator.stages.overlay import laid_over
@@ -91,7 +92,9 @@ def load_reward(name_or_recipe: str, overrides: Sequence[str] = ()) -> RewardSet
     expand_words(tree)
     for override in overrides:
         apply_override(tree, override)
-    return validated(_RewardAlone, tree).reward
+    reward = validated(_RewardAlone, tree).reward
+    check_reward(reward)
+    return reward
 
 
 class _RewardAlone(Section):

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from orchestrator.analysis.lineage import read_lineage
-from orchestrator.analysis.reward_report import reward_troubles
+from orchestrator.analysis.reward_report import reward_trouble
 from orchestrator.analysis.speculation_report import read_speculation, render_speculation, speculation_report
 from orchestrator.analysis.tail_report import render_text, tail_report
 from orchestrator.errors import SettingError
 from orchestrator.progress import Progress
+from orchestrator.run_events import read_events
 
 
 def print_result(folder: Path, progress: Progress) -> str:
@@ -38,7 +39,7 @@ def print_result(folder: Path, progress: Progress) -> str:
 
 
 def print_details(folder: Path, progress: Progress) -> None:
-    """What drafting brought, what the longest answers of this run cost, and what other policies would have saved.
+    """Where rewards failed, what drafting brought, what the longest answers cost, and what other policies would save.
 
     Raises:
         SettingError: the folder holds no run.
@@ -48,16 +49,16 @@ def print_details(folder: Path, progress: Progress) -> None:
         raise SettingError("RUN", f"{folder} is a run of stages", f"give one of them, such as {stages[-1].parent}")
     if not (folder / "events.jsonl").is_file():
         raise SettingError("RUN", f"{folder} holds no run", "give the run_dir of a run, such as runs/quickstart-...")
+    trouble = reward_trouble(read_events(folder / "events.jsonl"))
+    if trouble:
+        progress.say("Rewards", "bold")
+        for line in trouble:
+            progress.say(f"  {line}")
     speculation = speculation_report(read_speculation(folder))
     if speculation is not None:
         progress.say("Speculation", "bold")
         for line in render_speculation(speculation):
             progress.say(f"  {line}")
-    troubles = reward_troubles(folder)
-    if troubles:
-        progress.say("Rewards", "bold")
-    for line in troubles:
-        progress.say(f"  {line}")
     progress.say("The tail", "bold")
     for line in render_text(tail_report(read_lineage(folder))):
         progress.say(f"  {line}")

@@ -35,7 +35,7 @@ class RewardLost(PacelineError):
 class RewardListener(Protocol):
     def worker_lost(self, worker: str, reason: str) -> None: ...
 
-    def warned(self, message: str) -> None: ...
+    def prompt_quarantined(self, prompt: str, reason: str) -> None: ...
 
 
 class RewardClient:
@@ -88,7 +88,8 @@ class RewardClient:
         finally:
             self._waiting -= len(responses)
         if self._quarantine.seen(item, scores):
-            self._listener.warned(f"rewards: {item} is no longer scored, its answers hung in several visits")
+            visits = self._settings.quarantine_after
+            self._listener.prompt_quarantined(item, f"the scoring of its answers hung in {visits} visits")
         if remember:
             self.history.note(item, [fact for score in scores for fact in score.facts])
         return scores

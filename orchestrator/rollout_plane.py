@@ -26,13 +26,15 @@ from orchestrator.policies.watchdog import Finding, InFlight, Watchdog
 from orchestrator.probes import CutValues, Probe, ProbePlan, values_of
 from orchestrator.reward_client import RewardClient, RewardLost
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
-from rewards.response import Response, Score
+from orchestrator.scoring_pass import ScoringPass
+from rewards.response import Response, Score, SpanReward
 
 Decode = Callable[[Sequence[int]], str]
 SamplingOf = Callable[[int, int], Sampling]
 """How the answer with this number of the group with this index is drawn."""
 Asked = Callable[[Prompt, int], Prompt]
 """The prompt as it is put for the answer with this number."""
+TokenRewards = Callable[[Sequence[int], Sequence[SpanReward]], tuple[float, ...]]
 PromptOf = Callable[[GroupInFlight, int], tuple[int, ...]]
 """Its token ids."""
 WATCH_EVERY_S = 1.0
@@ -76,6 +78,9 @@ class RolloutPlane:
     asked, prompt_of: where the answers of a group are asked for differently.
     probes: what is asked for at cuts through an answer; None looks at whole answers alone.
     anchors: worked solutions that may join a group; None for none.
+    likely: how likely engines find the reference in the place of each answer; None does not ask.
+    token_rewards: from token ids and rewards of parts of their text to a reward of each token; None where nothing
+        reads them.
     """
 
     def __init__(
@@ -94,11 +99,14 @@ class RolloutPlane:
         prompt_of: PromptOf = lambda group, _: group.prompt_ids,
         probes: ProbePlan | None = None,
         anchors: Anchors | None = None,
+        token_rewards: TokenRewards | None = None,
+        likely: ScoringPass | None = None,
     ) -> None:
         self._dispatcher, self._fleet, self._rewards = dispatcher, fleet, rewards
         self._sampling, self._decode, self._listener, self._watchdog = sampling, decode, listener, watchdog
         self._limit_s, self._leftovers = limit_s, leftovers
         self._asked, self._prompt_of, self._probes, self._anchors = asked, prompt_of, probes, anchors
+        self._token_rewards, self._likely = token_rewards, likely
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._progress = asyncio.Event()
         self._fault: BaseException | None = None
@@ -201,10 +209,10 @@ class RolloutPlane:
                 self._put_back(running, answers)
                 return
             probed = await self._probe(group, answers)
-            running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             anchor = None if self._anchors is None else self._anchors.of(group.prompt, group.admitted_version)
             written = answers if anchor is None else [*answers, anchor]
-            whole = [self._response(group.prompt, number, one.completion) for number, one in enumerate(written)]
+            whole = await self._responses(group, [one.completion for one in written])
+            running.scoring, running.since, began_at = True, time.monotonic(), time.time()
             scores = await self._rewards.score(whole, remember=True)
             if probed:
                 cut = [self._response(group.prompt, p.sample, completion, p.begun) for p, completion in probed]
@@ -231,12 +239,25 @@ class RolloutPlane:
     ) -> ScoredGroup:
         """Args: anchored: the last of what was written is a worked solution, which may join the group or not."""
         if not anchored:
-            return self._dispatcher.finish(group.index, written, scores, values)
+            along = self._along(written, scores)
+            return self._dispatcher.finish(group.index, written, scores, values, token_rewards=along)
         assert self._anchors is not None, "they made the anchor"
         *own, last = [score.total for score in scores]
         if not self._anchors.joins(last, [reward for number, reward in enumerate(own) if number != group.greedy]):
-            return self._dispatcher.finish(group.index, written[:-1], scores[:-1], values)
-        return self._dispatcher.finish(group.index, written, scores, values, frozenset({len(own)}))
+            written, scores, foreign = written[:-1], scores[:-1], frozenset[int]()
+        else:
+            foreign = frozenset({len(own)})
+        along = self._along(written, scores)
+        return self._dispatcher.finish(group.index, written, scores, values, foreign, along)
+
+    def _along(self, written: Sequence[Trajectory], scores: Sequence[Score]) -> tuple[tuple[float, ...], ...]:
+        """What the tokens of each answer were given beside its score."""
+        if self._token_rewards is None:
+            return ()
+        return tuple(
+            self._token_rewards(one.completion.token_ids, score.spans)
+            for one, score in zip(written, scores, strict=True)
+        )
 
     async def _probe(self, group: GroupInFlight, answers: Sequence[Trajectory]) -> list[tuple[Probe, Completion]]:
         """What came of going on from cuts through these answers, all of them at once; the greedy one is not cut."""
@@ -255,6 +276,15 @@ class RolloutPlane:
             for task in tasks:
                 task.cancel()
         return [(probe, trajectory.completion) for probe, trajectory in zip(probes, found, strict=True)]
+
+    async def _responses(self, group: GroupInFlight, written: Sequence[Completion]) -> list[Response]:
+        """What the reward sees of whole answers."""
+        responses = [self._response(group.prompt, number, one) for number, one in enumerate(written)]
+        if self._likely is None:
+            return responses
+        prompts = [self._prompt_of(group, number) for number in range(len(written))]
+        told = await self._likely.likelihoods(prompts, [one.token_ids for one in written], group.prompt.reference)
+        return [replace(seen, likelihood=likely) for seen, likely in zip(responses, told, strict=True)]
 
     def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...] = ()) -> Response:
         """What the reward sees of an answer, or of a continuation of one: the whole text."""

@@ -20,6 +20,7 @@ from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import plan_of
 from orchestrator.nearest import did_you_mean
+from orchestrator.reward_rules import sandboxes_end_in_time
 from orchestrator.rules_for_groups import GROUP_RULES
 from orchestrator.stages.kind_rules import KIND_RULES
 
@@ -315,6 +316,10 @@ def what_repeats_waits_for_nobody(recipe: Recipe) -> SettingError | None:
     return None
 
 
+def programs_end_in_time(recipe: Recipe) -> SettingError | None:
+    return sandboxes_end_in_time(recipe.reward)
+
+
 RULES: tuple[Rule, ...] = (
     parts_are_registered,
     parts_take_their_options,
@@ -337,6 +342,7 @@ RULES: tuple[Rule, ...] = (
     correction_bounds_are_ordered,
     sampling_keeps_the_vocabulary,
     what_repeats_waits_for_nobody,
+    programs_end_in_time,
     *KIND_RULES,
 )
 

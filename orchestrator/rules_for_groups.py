@@ -21,6 +21,8 @@ from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import BUDGET, needs_of_advantage, plan_of
 from orchestrator.policies.group_filters import GROUP_FILTERS, GroupOutcome, filters_of
+from orchestrator.token_rewards import pays_tokens, reads_token_rewards
+from rewards.registry import GIVES_SPANS
 
 T = TypeVar("T")
 _SEE = "see `paceline methods`"
@@ -164,14 +166,12 @@ def budgets_are_asked_for(recipe: Recipe) -> SettingError | None:
 
 def probes_are_read(recipe: Recipe) -> SettingError | None:
     algorithm, probes = recipe.algorithm, recipe.rollout.probes
-    along = algorithm.advantage in TRACE_ADVANTAGES.names()
-    if not along:
+    readers = [name for name in TRACE_ADVANTAGES.names() if "probes" in needs_of_advantage(name)]
+    if algorithm.advantage not in readers:
         if probes is None:
             return None
-        reason = f"algorithm.advantage={algorithm.advantage} gives an answer one number and reads no probes"
-        return SettingError(
-            "rollout.probes", reason, f"leave them out, or take {' or '.join(TRACE_ADVANTAGES.names())}"
-        )
+        reason = f"algorithm.advantage={algorithm.advantage} reads no probes of an answer"
+        return SettingError("rollout.probes", reason, f"leave them out, or take {' or '.join(readers)}")
     if probes is None:
         reason = f"algorithm.advantage={algorithm.advantage} compares values along an answer, and nothing measures them"
         return SettingError("rollout.probes", reason, "say where answers are cut, e.g. rollout.probes.every=64")
@@ -184,13 +184,55 @@ def probes_are_read(recipe: Recipe) -> SettingError | None:
                 f"{list(probes.at)} must lie below rollout.max_response_tokens={longest}, and be at most {probes.most}"
             )
             return SettingError("rollout.probes.at", reason, "leave some out, or raise rollout.probes.most")
-    if algorithm.advantage_norm != "none":
-        return SettingError(
-            "algorithm.advantage_norm",
-            f"{algorithm.advantage_norm} is for one number per answer, and algorithm.advantage={algorithm.advantage} "
-            f"gives one per token",
-            "set it to none",
-        )
+    return None
+
+
+def advantages_along_an_answer_are_their_own_norm(recipe: Recipe) -> SettingError | None:
+    algorithm = recipe.algorithm
+    if algorithm.advantage not in TRACE_ADVANTAGES.names() or algorithm.advantage_norm == "none":
+        return None
+    return SettingError(
+        "algorithm.advantage_norm",
+        f"{algorithm.advantage_norm} is for one number per answer, and algorithm.advantage={algorithm.advantage} "
+        f"gives one per token",
+        "set it to none",
+    )
+
+
+def rewards_of_parts_are_read(recipe: Recipe) -> SettingError | None:
+    name = recipe.algorithm.advantage
+    if reads_token_rewards(name):
+        return None
+    paying = next((term for term in recipe.reward.terms if term.name in GIVES_SPANS and term.weight), None)
+    if paying is None:
+        return None
+    return SettingError(
+        "algorithm.advantage",
+        f"{paying.logged_as} rewards parts of an answer, and {name} gives all tokens of an answer one number",
+        "set it to capo_credit, or to gae for a critic; or set the term's weight to 0",
+    )
+
+
+def something_rewards_parts(recipe: Recipe) -> SettingError | None:
+    name = recipe.algorithm.advantage
+    if name not in TRACE_ADVANTAGES.names() or not reads_token_rewards(name) or pays_tokens(recipe):
+        return None
+    return SettingError(
+        "reward.terms",
+        f"algorithm.advantage={name} compares rewards of tokens, and no term rewards parts of an answer",
+        f"add one that does ({', '.join(sorted(GIVES_SPANS))}, or one of your own), or take grpo",
+    )
+
+
+def likelihoods_are_measured_for_those_who_read_them(recipe: Recipe) -> SettingError | None:
+    paying = any(term.name == "rlpr" for term in recipe.reward.terms)
+    own = any(":" in term.name for term in recipe.reward.terms)
+    asked = recipe.rollout.likelihood is not None
+    if paying and not asked:
+        reason = "the reward rlpr goes by how likely engines find the reference, and nobody asks them"
+        return SettingError("rollout.likelihood", reason, "say where answers stand, e.g. {opening: '<answer>'}")
+    if asked and not (paying or own):
+        return SettingError("rollout.likelihood", "no reward reads it", "leave it out, or add the term rlpr")
     return None
 
 
@@ -230,6 +272,10 @@ GROUP_RULES: tuple[Callable[[Recipe], SettingError | None], ...] = (
     answers_that_differ_are_all_kept,
     budgets_are_asked_for,
     probes_are_read,
+    advantages_along_an_answer_are_their_own_norm,
+    rewards_of_parts_are_read,
+    something_rewards_parts,
+    likelihoods_are_measured_for_those_who_read_them,
     overlong_shaping_can_bite,
     anchors_have_a_rule,
 )

@@ -22,7 +22,7 @@ from learners.weights import WeightTruth
 from orchestrator.activity import Activity
 from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.trace import trace_of
-from orchestrator.asking import anchors_of, probes_of, prompt_of
+from orchestrator.asking import anchors_of, probes_of, prompt_of, scoring_pass_of, token_rewards_of
 from orchestrator.batch_builder import BatchBuilder
 from orchestrator.checkpoints import Checkpoint, Checkpoints
 from orchestrator.config import Recipe
@@ -287,6 +287,7 @@ def assemble(
         budgets=(*(rollout.probes.at or ()), rollout.max_response_tokens) if rollout.probes else (),
     )
     batches = make_batches(recipe, compared)
+    likely = scoring_pass_of(recipe, prepared, actors.fleet)
     dispatcher = make_dispatcher(recipe, prepared.source, prepared.encode, batches.usable)
     plane = RolloutPlane(
         dispatcher=dispatcher,
@@ -302,6 +303,8 @@ def assemble(
         prompt_of=prompt_of(group_plan, prepared),
         probes=probes_of(recipe, prepared, common),
         anchors=anchors_of(recipe, prepared),
+        token_rewards=token_rewards_of(recipe, prepared),
+        likely=likely,
     )
     tolerance = recipe.weight_sync.tolerance(rollout.dtype)
     bus = WeightBus(
@@ -323,6 +326,7 @@ def assemble(
         decode=prepared.decode,
         seed=recipe.seed,
         deadline_s=ATTEMPTS * rollout.answer_timeout_s,
+        likely=likely,
     )
     activity = Activity(actors.fleet, actors.rewards, dispatcher, progress, log.learner_did)
     section = recipe.speculation if speculates(recipe, prepared) else None

@@ -214,6 +214,35 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardFailed:
+    """An answer that got the fallback; `term` was at work, "" where nobody knows."""
+
+    time: float
+    sample: str
+    kind: str
+    term: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSilent:
+    """A model could not tell a term about an answer, and the term's own value took the place of its verdict."""
+
+    time: float
+    sample: str
+    kind: str
+    term: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A prompt whose answers are scored no more."""
+
+    time: float
+    prompt: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost:
     time: float
     worker: str
@@ -306,6 +335,9 @@ Event = (
     | Trained
     | LearnerDid
     | Synced
+    | RewardFailed
+    | ModelSilent
+    | Quarantined
     | WorkerLost
     | WorkerJoined
     | Speculated
@@ -328,6 +360,9 @@ _READERS: dict[str, TypeAdapter[Event]] = {
     "trained": TypeAdapter(Trained),
     "learner": TypeAdapter(LearnerDid),
     "sync": TypeAdapter(Synced),
+    "reward_error": TypeAdapter(RewardFailed),
+    "reward_fallback": TypeAdapter(ModelSilent),
+    "quarantined": TypeAdapter(Quarantined),
     "worker_lost": TypeAdapter(WorkerLost),
     "worker_joined": TypeAdapter(WorkerJoined),
     "speculated": TypeAdapter(Speculated),

@@ -5,7 +5,6 @@ Components report to it through the small listener protocols that they declare; 
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -23,11 +22,13 @@ from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
 from orchestrator.policies.watchdog import Finding
 from orchestrator.progress import Progress, StepLine
+from orchestrator.reward_rows import along, failures, paid_tokens, term_names
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
+from orchestrator.token_rewards import reads_token_rewards
 from orchestrator.trackers import Tracker
 from orchestrator.weight_bus import SyncReport
-from rewards.response import Failure, Score
+from rewards.response import Failure
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -71,6 +72,8 @@ class RunLog:
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._masks = recipe.algorithm.masks
         self._slow_s = recipe.reward.slow_s
+        self._unread = None if reads_token_rewards(recipe.algorithm.advantage) else recipe.algorithm
+        """Its advantage does not read rewards of parts of an answer; None where it does, or where that was said."""
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}
         """Of each group that has not ended."""
@@ -140,6 +143,9 @@ class RunLog:
         )
         if group.filtered:
             self._ended(group.index)
+        if self._unread is not None and any(score.spans for score in group.scores):
+            name, self._unread = self._unread.advantage, None
+            self.warned(f"a term rewards parts of answers, which algorithm.advantage={name} does not read")
         for number, score in enumerate(group.scores):
             if score.error is not None:
                 failure = score.failure or Failure("raised")
@@ -184,6 +190,10 @@ class RunLog:
 
     def answer_moved(self, request_id: str, worker: str) -> None:
         self._event("moved", answer=request_id, worker=worker)
+
+    def prompt_quarantined(self, prompt: str, reason: str) -> None:
+        self._event("quarantined", prompt=prompt, reason=reason)
+        self._progress.warn(f"{prompt} is no longer scored: {reason}")
 
     def watchdog_found(self, finding: Finding) -> None:
         item = finding.item
@@ -281,8 +291,9 @@ class RunLog:
             self._length_bias.trained(len(sequence.response_ids))
         metrics = {
             "reward": reward,
-            **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in _term_names(scores)},
-            **_failures(scores),
+            **{f"reward/{name}": fmean(s.terms.get(name, 0.0) for s in scores) for name in term_names(scores)},
+            **failures(scores),
+            **paid_tokens(trained),
             "response_tokens/mean": fmean(lengths),
             "response_tokens/max": float(max(lengths)),
             "truncated": fmean(t.completion.finish_reason == "length" for group in groups for t in group.trajectories),
@@ -327,7 +338,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(step, metrics)
         if step % self._samples_every == 0 or step in (1, self._steps):
-            self._directory.samples(f"step-{step:06d}", self._sample_rows(groups))
+            self._directory.samples(f"step-{step:06d}", self._sample_rows(groups, batch))
         self._progress.step(
             StepLine(
                 step,
@@ -360,7 +371,8 @@ class RunLog:
             tracker.close()
         self._directory.close()
 
-    def _sample_rows(self, groups: Sequence[ScoredGroup]) -> list[dict[str, object]]:
+    def _sample_rows(self, groups: Sequence[ScoredGroup], batch: TrainBatch) -> list[dict[str, object]]:
+        paid = {sequence.sequence_id: sequence for sequence in batch.sequences if sequence.token_rewards}
         return [
             {
                 "sample": f"{group.index}/{number}",
@@ -371,6 +383,7 @@ class RunLog:
                 "terms": dict(score.terms),
                 "error": score.error,
                 "finish": trajectory.completion.finish_reason,
+                **along(paid.get(f"{group.index}/{number}")),
             }
             for group in groups
             for number, (trajectory, score) in enumerate(zip(group.trajectories, group.scores, strict=True))
@@ -404,19 +417,3 @@ def _facts(recipe: Recipe) -> dict[str, object]:
 def _leg_row(leg: Leg) -> list[object]:
     row: list[object] = [leg.worker, leg.submitted_at, leg.finished_at, leg.tokens]
     return [*row, asdict(leg.speculated)] if leg.speculated.drafted else row
-
-
-def _term_names(scores: Sequence[Score]) -> list[str]:
-    return sorted({name for score in scores for name in score.terms})
-
-
-def _failures(scores: Sequence[Score]) -> dict[str, float]:
-    """How many answers got the fallback, by what happened and the term that was at work; and where a model could not
-    tell a term what it has a value of its own for."""
-    failures = [score.failure for score in scores if score.failure is not None]
-    counts = Counter(f"reward_failed/{failure.kind}/{failure.term or 'unknown'}" for failure in failures)
-    troubles = Counter(f"reward_fallback/{one.kind}/{one.term}" for score in scores for one in score.troubles)
-    if troubles:
-        counts["reward_fallback"] = sum(bool(score.troubles) for score in scores)
-    counts += troubles
-    return {"reward_failed": float(len(failures)), **{name: float(count) for name, count in sorted(counts.items())}}

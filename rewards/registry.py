@@ -61,6 +61,7 @@ BUILT_IN: Mapping[str, str] = {
     "reasoning_gym": "rewards.reasoning_gym_task",
     "reasonrank": "rewards.matching.ranking",
     "recall": "rewards.matching.ranking",
+    "rlpr": "rewards.reference_likelihood",
     "regex": "rewards.matching.text",
     "repetition": "rewards.matching.repetition",
     "reward_model": "rewards.judging.scored",
@@ -77,6 +78,9 @@ BUILT_IN: Mapping[str, str] = {
     "tags": "rewards.format_term",
     "verilog": "rewards.verilog_design",
 }
+
+GIVES_SPANS = frozenset({"anytime_brpo"})
+"""Those of them that reward parts of an answer beside the whole."""
 
 _Options = ParamSpec("_Options")
 _Value = TypeVar("_Value", bound=Answer | Awaitable[Answer])
@@ -238,6 +242,11 @@ def check_name(name: str) -> str:
         f"no reward term {name!r}{_nearest(name, BUILT_IN)}; choose one of {', '.join(sorted(BUILT_IN))}, "
         "or name your own as package.module:function"
     )
+
+
+def may_give_spans(name: str) -> bool:
+    """Whether the term may reward parts of an answer; of a user's own nobody knows before it does."""
+    return name in GIVES_SPANS or ":" in name
 
 
 def resolve(name: str) -> Term:

@@ -29,6 +29,21 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely the policy found the reference, as a logprob of each of its tokens.
+
+    Attributes:
+        reasoned: in the place of the answer, behind the answer's own reasoning; empty where the text has no such place.
+        bare: behind the question alone.
+        version: of the weights that said so; None where nobody had to be asked.
+    """
+
+    reasoned: tuple[float, ...]
+    bare: tuple[float, ...]
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """One sampled answer, ready to be scored.
 
@@ -43,6 +58,7 @@ class Response:
         prompt_id: names the prompt; what stands before an ``@`` names the item in all its epochs.
         token_ids: what the model sampled; empty where a caller has text alone.
         tool_calls: in the order in which they were made.
+        likelihood: of the reference under the policy, where a recipe asks the engines for it (`rollout.likelihood`).
     """
 
     sample_id: str
@@ -55,6 +71,7 @@ class Response:
     prompt_id: str = ""
     token_ids: tuple[int, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    likelihood: Likelihood | None = None
 
     @property
     def item(self) -> str:

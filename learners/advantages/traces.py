@@ -1,44 +1,57 @@
-"""Advantages that differ along an answer, from values that were measured at cuts through it.
+"""Advantages that differ along an answer, from values that were measured at cuts through it or rewards of its tokens.
 
-Pure: a `Trace` says where an answer was cut and what going on from each cut was worth; how that is measured is the
-caller's affair (`rollout.probes`). The two differ in what is asked for at a cut:
+Pure: a `Trace` says where an answer was cut and what going on from each cut was worth (`rollout.probes`), and what its
+tokens were given beside the whole answer's reward (terms that reward parts of a text); how either comes about is the
+caller's affair.
 
-- `spo_chain`: continuations to the end. A segment's advantage is what it adds to their mean reward.
-- `brpo`: an answer right there. What counts is the mean reward over thinking budgets.
+- `spo_chain`: from continuations to the end. A segment's advantage is what it adds to their mean reward.
+- `brpo`: from answers at the cuts. What counts is the mean reward over thinking budgets.
+- `capo_credit`: from rewards of tokens, such as a penalty for a wrong step.
 
 Estimators return [R] advantages for each trace, R its length.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from learners.needs import needs
 from learners.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """An answer with values at cuts through it.
+    """An answer with values at cuts through it, or rewards of its tokens.
 
     Attributes:
         length: tokens of the answer, at least 1.
         reward: of the whole answer.
         cuts: numbers of tokens before each cut, ascending, each above 0 and below `length`.
         values: of each cut.
+        token_rewards: of each token, beside `reward`; empty where no token has one.
     """
 
     length: int
     reward: float
     cuts: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
+    token_rewards: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if any(before >= after for before, after in itertools.pairwise((0, *self.cuts, self.length))):
             raise ValueError(f"cuts {self.cuts} must ascend within an answer of {self.length} tokens")
         if len(self.values) != len(self.cuts):
             raise ValueError(f"{len(self.values)} values for {len(self.cuts)} cuts")
+        if len(self.token_rewards) not in (0, self.length):
+            raise ValueError(f"{len(self.token_rewards)} rewards for {self.length} tokens")
+
+    @property
+    def along(self) -> tuple[float, ...]:
+        """[length] the whole answer's reward and each token's own together."""
+        return tuple(self.reward + own for own in self.token_rewards or (0.0,) * self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ TRACE_ADVANTAGES: Registry[TraceEstimator] = Registry("algorithm.advantage")
 
 
 @TRACE_ADVANTAGES.register("spo_chain")
+@needs("probes")
 def spo_chain(group: TracedGroup) -> list[tuple[float, ...]]:
     """A of a segment = V(its end) - V(its start): segment policy optimization, SPO-chain (arXiv 2505.23564).
 
@@ -77,6 +91,7 @@ def spo_chain(group: TracedGroup) -> list[tuple[float, ...]]:
 
 
 @TRACE_ADVANTAGES.register("brpo")
+@needs("probes")
 def brpo(
     group: TracedGroup, *, prior: Literal["uniform", "linear", "base"] = "uniform", decay: float = 1.0
 ) -> list[tuple[float, ...]]:
@@ -109,6 +124,34 @@ def brpo(
         ends = [budget for budget in budgets if budget < trace.length]
         advantages.append(_along(trace.length, ends, steps))
     return advantages
+
+
+@TRACE_ADVANTAGES.register("capo_credit")
+@needs("token_rewards")
+def capo_credit(
+    group: TracedGroup, *, weigh: Literal["answers", "tokens"] = "answers", eps: float = 1e-6
+) -> list[tuple[float, ...]]:
+    """A_t = (r_t - mean(r)) / (std(r) + eps) over all tokens of the group, r_t the answer's reward and the token's own
+    together: CAPO's credit assignment (arXiv 2508.02298), whose r_t is W_outcome 1[right] - W_process 1[t in a wrong
+    step]. The weights W are those of the reward terms.
+
+    Where no token has a reward of its own it is `grpo`.
+
+    Args:
+        weigh: in mean and deviation (of the population) every answer counts the same, each of its tokens an equal share
+            of it; or every token does, so that long answers make the baseline.
+    """
+    rewards = [trace.along for trace in group.traces]
+    shares = [1 / len(along) if weigh == "answers" else 1.0 for along in rewards]
+    total = math.fsum(share * len(along) for share, along in zip(shares, rewards, strict=True))
+    mean = _mean(rewards, shares, total)
+    spread = math.sqrt(_mean([[(r - mean) ** 2 for r in along] for along in rewards], shares, total))
+    return [tuple((r - mean) / (spread + eps) for r in along) for along in rewards]
+
+
+def _mean(rows: Sequence[Sequence[float]], shares: Sequence[float], total: float) -> float:
+    """Of all entries, those of each row weighed by its share."""
+    return math.fsum(share * math.fsum(row) for share, row in zip(shares, rows, strict=True)) / total
 
 
 def _chances(budgets: Sequence[int], prior: Literal["uniform", "linear", "base"]) -> list[float]:

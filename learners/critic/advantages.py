@@ -2,7 +2,7 @@
 
 Pure functions on the trained tokens of whole answers, chosen by name (`VALUE_ADVANTAGES`). A state is all that stands
 before a token. A token that takes no loss (the output of a tool) is no action: it belongs to the way from one state to
-the next. An answer's reward comes with its last trained token.
+the next. An answer's reward comes with its last trained token; what a token was given for itself, with that token.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from learners.needs import needs
 from learners.registry import Registry
 
 
@@ -25,6 +26,7 @@ class ValuedTokens:
         rewards: [S] float, of each answer.
         values_after: [S] float, V of the state after each answer's last token.
         truncated: [S] bool, whether the answer was cut before its end.
+        token_rewards: [N] float, of each token for itself; None where no token has one.
     """
 
     values: Tensor
@@ -32,6 +34,7 @@ class ValuedTokens:
     rewards: Tensor
     values_after: Tensor
     truncated: Tensor
+    token_rewards: Tensor | None = None
 
     @property
     def last(self) -> Tensor:
@@ -64,6 +67,7 @@ def asks_critic(advantage: str) -> bool:
 
 
 @VALUE_ADVANTAGES.register("gae")
+@needs("token_rewards")
 def gae(given: ValuedTokens, *, gamma: float = 1.0, lam: float = 0.95, critic_lam: float | None = None) -> TokenCredit:
     """A_t = sum_l (gamma lam)^l delta_(t+l), delta_t = r_t + gamma V_(t+1) - V_t: GAE (arXiv 1506.02438), PPO's.
 
@@ -84,6 +88,7 @@ def gae(given: ValuedTokens, *, gamma: float = 1.0, lam: float = 0.95, critic_la
 
 
 @VALUE_ADVANTAGES.register("extended_gae")
+@needs("token_rewards")
 def extended_gae(
     given: ValuedTokens,
     *,
@@ -96,7 +101,8 @@ def extended_gae(
 
     So an answer that was cut counts as one that goes on as the critic expects. V_l is read where the answer ends; the
     paper takes V_(l-1) for it. The reward comes with an answer's end alone: what a cut answer was given is left out,
-    or V_l would count it a second time, and targets made of both would grow without a bound.
+    or V_l would count it a second time, and targets made of both would grow without a bound. What tokens were given
+    for themselves came on the way, and stays.
 
     Args:
         gamma, lam: see `gae`.
@@ -127,6 +133,8 @@ def _credit(
     next_values[last] = after.double()
     deltas = gamma * next_values - values
     deltas[last] += given.rewards.double()
+    if given.token_rewards is not None:
+        deltas += given.token_rewards.double()
 
     def summed(share: float) -> Tensor:
         keeps = torch.full_like(values, gamma * share)

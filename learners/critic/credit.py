@@ -50,7 +50,8 @@ def credit_tokens(parts: Sequence[Part], critic: Critic, algorithm: AlgorithmSet
 def _valued(micro: MicroBatch, values: Values) -> ValuedTokens:
     last = micro.sequence.bincount().cumsum(0) - 1
     truncated = torch.tensor(micro.truncated, dtype=torch.bool)
-    return ValuedTokens(values.before, micro.sequence, micro.rewards[last], values.after, truncated)
+    whole = micro.rewards[last]
+    return ValuedTokens(values.before, micro.sequence, whole, values.after, truncated, micro.token_rewards)
 
 
 def _credited(micro: MicroBatch, values: Values, credit: TokenCredit, centre: float, scale: float) -> MicroBatch:

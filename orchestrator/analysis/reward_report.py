@@ -1,31 +1,32 @@
-"""What could not be scored in a run, and what models could not tell: counted from its events."""
+"""Where the rewards of a run failed: how many answers, of what, and which prompts were given up."""
 
-import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable
+
+from orchestrator.run_events import Event, ModelSilent, Quarantined, RewardFailed
 
 
-def reward_troubles(folder: Path) -> list[str]:
-    """A line for each kind and term; none where everything was scored.
-
-    Args: folder: of a run, which may still go on.
-    """
-    failed, replaced = Counter[str](), Counter[str]()
-    counters = {"reward_error": failed, "reward_fallback": replaced}
-    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        if '"reward_' not in line:
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a run that is being written
-            continue
-        counter = counters.get(event.get("event"))
-        if counter is not None:
-            counter[f"{event.get('kind', 'raised')} in {event.get('term') or 'an unknown term'}"] += 1
+def reward_trouble(events: Iterable[Event]) -> list[str]:
+    """Lines for the screen; none where every answer was scored."""
+    failed: Counter[tuple[str, str]] = Counter()
+    silent: Counter[tuple[str, str]] = Counter()
+    given_up: list[str] = []
+    for event in events:
+        if isinstance(event, RewardFailed):
+            failed[event.kind, event.term] += 1
+        elif isinstance(event, ModelSilent):
+            silent[event.kind, event.term] += 1
+        elif isinstance(event, Quarantined):
+            given_up.append(f"In quarantine: {event.prompt} ({event.reason})")
     return [
-        *(f"{count} answers not scored: {what}" for what, count in failed.most_common()),
+        *(f"{count} answers got the fallback: {_cause(*what)}" for what, count in sorted(failed.items())),
         *(
-            f"{count} answers with the term's own value, for want of a model's: {what}"
-            for what, count in replaced.most_common()
+            f"{count} answers got a term's own value, for want of a model's: {_cause(*what)}"
+            for what, count in sorted(silent.items())
         ),
+        *given_up,
     ]
+
+
+def _cause(kind: str, term: str) -> str:
+    return f"{kind} in {term}" if term else kind

@@ -33,7 +33,8 @@ class FilePrompts:
         self._questions = _questions(list(self._table[settings.question_column]), settings.question_column)
         answers = self._table[settings.answer_column] if settings.answer_column else [None] * len(self._table)
         self._references = _references(list(answers), settings)
-        self._held_out, self._training = _split(self._questions, settings)
+        self._held_out, training = _split(self._questions, settings)
+        self._training = training[: settings.train_size]
         self._cursor = 0
         self._epoch = -1
         self._order: list[int] = []
@@ -67,7 +68,9 @@ class FilePrompts:
         return Prompt(f"row{row}@{epoch}", index, self._questions[row], self._references[row], metadata)
 
     def _digest(self, settings: DataSettings) -> str:
-        digest = hashlib.sha256(f"{self._seed}/{settings.eval_size}/{settings.eval_seed}".encode())
+        made_of = f"{self._seed}/{settings.eval_size}/{settings.eval_seed}"
+        made_of += "" if settings.train_size is None else f"/{settings.train_size}"
+        digest = hashlib.sha256(made_of.encode())
         for question, reference in zip(self._questions, self._references, strict=True):
             digest.update(f"{len(question)}:{question}{reference}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]

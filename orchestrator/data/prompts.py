@@ -92,6 +92,9 @@ class DataSettings(Section):
     """System turn of a chat."""
     eval_size: int = Field(64, ge=0)
     """Prompts held out for evaluation."""
+    train_size: int | None = Field(None, ge=1)
+    """Prompts to train on again and again: the first so many that are not held out. None: all there are; of tasks there
+    is no end."""
     eval_seed: int = 1
     """Picks the held-out set, apart from the run's seed: runs with different seeds are evaluated on the same."""
 

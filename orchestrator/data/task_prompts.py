@@ -12,6 +12,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypedDict
 
 import reasoning_gym
@@ -60,10 +61,19 @@ class TaskPrompts:
         self._eval = [_prompt(held_out, index, "eval") for index in range(settings.eval_size)]
         self._held_questions = {prompt.question for prompt in self._eval}
         self._cursor = 0
-        made_of = json.dumps([seed, settings.eval_seed, settings.eval_size, [task.model_dump() for task in tasks]])
-        self._fingerprint = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+        few = [] if settings.train_size is None else [settings.train_size]
+        made_of = [seed, settings.eval_seed, settings.eval_size, [task.model_dump() for task in tasks], *few]
+        self._fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+        self._few = self._first(settings.train_size) if settings.train_size else []
+        """The items of all epochs, where these are bounded."""
 
     def next(self) -> Prompt:
+        if self._few:
+            epoch, place = divmod(self._cursor, len(self._few))
+            item = self._few[place].prompt_id.partition("@")[0]
+            prompt = replace(self._few[place], prompt_id=f"{item}@{epoch}", index=self._cursor)
+            self._cursor += 1
+            return prompt
         prompt, self._cursor = self._first_from(self._cursor)
         return prompt
 
@@ -72,17 +82,20 @@ class TaskPrompts:
 
     def preview(self) -> list[Prompt]:
         """The first training items."""
-        prompts, cursor = [], 0
-        for _ in range(_PREVIEWED):
-            prompt, cursor = self._first_from(cursor)
-            prompts.append(prompt)
-        return prompts
+        return self._few[:_PREVIEWED] or self._first(_PREVIEWED)
 
     def state(self) -> dict[str, JsonValue]:
         return {"cursor": self._cursor, "data": self._fingerprint}
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
         self._cursor = cursor_of(state, self._fingerprint)
+
+    def _first(self, count: int) -> list[Prompt]:
+        prompts, cursor = [], 0
+        for _ in range(count):
+            prompt, cursor = self._first_from(cursor)
+            prompts.append(prompt)
+        return prompts
 
     def _first_from(self, cursor: int) -> tuple[Prompt, int]:
         """The first item at or behind the cursor that is not held out, and the cursor behind it."""

@@ -14,7 +14,7 @@ by it, the prompt is not, and none is trained on twice.
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
@@ -27,6 +27,7 @@ from orchestrator.policies.group_filters import Step, passed
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.late import LateRule
 from orchestrator.policies.ledger import End, Ledger
+from orchestrator.policies.spread_memory import SpreadMemory
 from orchestrator.policies.staleness import StalenessRule
 from rewards.response import Score
 
@@ -55,12 +56,14 @@ class DispatchState:
         drawn: prompts so far.
         source: the prompt source's state behind the last of them.
         pending: by group, the source's state before its prompt was drawn: the prompt is drawn from there again.
+        spread: of the rewards of groups.
     """
 
     drawn: int
     source: dict[str, JsonValue]
     ends: dict[End, int]
     pending: dict[int, dict[str, JsonValue]]
+    spread: SpreadMemory = field(default_factory=SpreadMemory)
 
 
 class Dispatcher:
@@ -111,6 +114,7 @@ class Dispatcher:
         self._drawn_from: dict[int, dict[str, JsonValue]] = {}
         """Where the source stood before it gave the prompt of each pending group."""
         self._asked_again: deque[tuple[int, Prompt]] = deque()
+        self._spread = SpreadMemory()
         self.buffer = GroupBuffer(rule)
         self.ledger = Ledger()
 
@@ -147,6 +151,7 @@ class Dispatcher:
         scores: Sequence[Score],
         values: Sequence[Sequence[tuple[int, float]]] = (),
         foreign: frozenset[int] = frozenset(),
+        token_rewards: Sequence[tuple[float, ...]] = (),
     ) -> ScoredGroup:
         """A group has all its answers and scores: to the buffer, or out of it as filtered.
 
@@ -164,8 +169,10 @@ class Dispatcher:
             greedy=group.greedy,
             values=values,
             foreign=foreign,
+            token_rewards=token_rewards,
         )
-        kept = passed(scored, self._filters)
+        self._spread = self._spread.note(tuple(scores[number].total for number in scored.sampled))
+        kept = passed(scored, self._filters, self._spread.usual)
         if kept is None or (self._drop_zero_variance and not kept.has_signal) or not self._usable(kept):
             self._end(index, End.FILTERED)
             self._expect_some_to_pass(scored)
@@ -238,13 +245,18 @@ class Dispatcher:
 
     def trained(self, groups: Sequence[ScoredGroup]) -> None:
         """The learner has made its step on these groups."""
+        self._spread = self._spread.turn()
         for group in groups:
             self._end(group.index, End.TRAINED)
 
     def state(self) -> DispatchState:
         """All that must outlive a break: what is pending will be asked again."""
         return DispatchState(
-            self._drawn, self._source.state(), self.ledger.ends(), dict(sorted(self._drawn_from.items()))
+            self._drawn,
+            self._source.state(),
+            self.ledger.ends(),
+            dict(sorted(self._drawn_from.items())),
+            self._spread,
         )
 
     def restore(self, state: DispatchState) -> None:
@@ -260,6 +272,7 @@ class Dispatcher:
         self._drawn, self._drawn_from = state.drawn, dict(state.pending)
         self._accepted = state.ends.get(End.TRAINED, 0)
         self.ledger = Ledger(state.ends, state.pending)
+        self._spread = state.spread
 
     def _draw(self, version: int, started: int) -> GroupInFlight:
         greedy = self._group_size - 1 if self._greedy else None

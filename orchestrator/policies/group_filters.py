@@ -8,7 +8,7 @@ batches stay full (`Dispatcher`); `algorithm.drop_zero_variance` acts behind the
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from learners.options import with_options
 from learners.registry import Registry
@@ -23,12 +23,15 @@ class GroupOutcome:
     Attributes:
         rewards: of each answer; lengths: tokens of each; truncated: whether each ran out of tokens.
         masked: numbers of those that count in the baseline and take no loss.
+        usual_spread: moving average of the groups' standard deviations of rewards up to the last step, filtered groups
+            included; None in the first step.
     """
 
     rewards: tuple[float, ...]
     lengths: tuple[int, ...]
     truncated: tuple[bool, ...]
     masked: frozenset[int] = frozenset()
+    usual_spread: float | None = None
 
 
 GroupFilter = Callable[..., GroupOutcome | None]
@@ -99,6 +102,23 @@ def length_outliers(
     return replace(group, rewards=tuple(reward if length > limit else own for own, length in pairs))
 
 
+@GROUP_FILTERS.register("low_spread")
+def low_spread(group: GroupOutcome, *, share: float = 0.5) -> GroupOutcome | None:
+    """Left out where std(r) <= share x the moving average of std(r) over the steps so far: the filter of RLPR (arXiv
+    2506.18254), for rewards that are no verdicts, of which no group has exactly equal ones. The paper's constants are
+    not verified.
+
+    Args:
+        share: 0 leaves out groups of equal rewards alone.
+
+    Raises:
+        ValueError: share is negative.
+    """
+    if share < 0:
+        raise ValueError(f"share={share} must be 0 or more")
+    return group if pstdev(group.rewards) > share * (group.usual_spread or 0.0) else None
+
+
 Step = Callable[[GroupOutcome], GroupOutcome | None]
 
 
@@ -111,8 +131,12 @@ def filters_of(algorithm: AlgorithmSettings) -> tuple[Step, ...]:
     return tuple(with_options(GROUP_FILTERS[settings.name], settings.options) for settings in algorithm.group_filters)
 
 
-def passed(group: ScoredGroup, filters: Sequence[Step]) -> ScoredGroup | None:
-    """The group as its filters leave it; None where one leaves it out. The greedy answer is none of their business."""
+def passed(group: ScoredGroup, filters: Sequence[Step], usual_spread: float | None = None) -> ScoredGroup | None:
+    """The group as its filters leave it; None where one leaves it out. The greedy answer is none of their business.
+
+    Args:
+        usual_spread: see `GroupOutcome`.
+    """
     if not filters:
         return group
     numbers = group.sampled
@@ -121,6 +145,7 @@ def passed(group: ScoredGroup, filters: Sequence[Step]) -> ScoredGroup | None:
         tuple(group.scores[number].total for number in numbers),
         tuple(len(answer.token_ids) for answer in answers),
         tuple(answer.finish_reason == "length" for answer in answers),
+        usual_spread=usual_spread,
     )
     for step in filters:
         outcome = None if outcome is None else step(outcome)

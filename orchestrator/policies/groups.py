@@ -51,6 +51,8 @@ class ScoredGroup:
         values: of each answer, what it was worth at cuts through it: tokens before the cut, and the mean reward of
             going on from there. Empty where nothing was probed.
         foreign: numbers of the answers that somebody else wrote; they stand behind all others.
+        token_rewards: of each answer, what its tokens were given beside its score; empty where none was. Empty where
+            nothing reads it.
     """
 
     index: int
@@ -65,6 +67,7 @@ class ScoredGroup:
     greedy: int | None = None
     values: Sequence[Sequence[tuple[int, float]]] = ()
     foreign: frozenset[int] = frozenset()
+    token_rewards: Sequence[tuple[float, ...]] = ()
 
     @property
     def compared(self) -> tuple[int, ...]:
@@ -78,10 +81,16 @@ class ScoredGroup:
 
     @property
     def has_signal(self) -> bool:
-        """Whether rewards differ at all, those of the greedy answer and of probes among them: without a difference
-        there is nothing to learn from."""
+        """Whether rewards differ at all, those of the greedy answer, of probes and of tokens among them: without a
+        difference there is nothing to learn from."""
         probed = {value for cuts in self.values for _, value in cuts}
-        return len({score.total for score in self.scores} | probed) > 1
+        own = [self.rewards_along(number) or (0.0,) for number in range(len(self.scores))]
+        found = {score.total + reward for score, along in zip(self.scores, own, strict=True) for reward in along}
+        return len(found | probed) > 1
+
+    def rewards_along(self, number: int) -> tuple[float, ...]:
+        """What the tokens of this answer were given; empty where none was."""
+        return self.token_rewards[number] if self.token_rewards else ()
 
     @property
     def oldest_versions(self) -> tuple[int, ...]:

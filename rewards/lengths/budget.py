@@ -87,11 +87,12 @@ def anytime_returns(rewards: Sequence[float], prior: Sequence[float]) -> list[fl
     ),
 )
 def anytime_reward(response: Response, *, budgets: Sequence[int]) -> Verdict:
-    """The mean over budgets b of 1[the answer stated within the first b tokens is right], and for each stretch of the
-    text the part of it that lies ahead (`anytime_returns`) as a reward of its tokens: AnytimeReasoner's objective
-    (arXiv 2505.13438) under a uniform prior, where the answer within b is read by `math` and not asked of a summary.
+    """The mean over budgets b of 1[the answer stated within the first b tokens is right], less, for the tokens of each
+    stretch, the part of it that lies behind them (`anytime_returns`): AnytimeReasoner's objective (arXiv 2505.13438)
+    under a uniform prior, where the answer within b is read by `math` and not asked of a summary.
 
-    Where a stretch ends in the text is reckoned by its share of the tokens.
+    With `algorithm.advantage=capo_credit` each token has its return, compared with the group's. Where a stretch ends in
+    the text is reckoned by its share of the tokens.
 
     Args:
         budgets: ascending.
@@ -105,8 +106,9 @@ def anytime_reward(response: Response, *, budgets: Sequence[int]) -> Verdict:
     prior = [1 / len(budgets)] * len(budgets)
     returns = anytime_returns(rewards, prior)
     stretches = zip([0, *cuts[:-1]], cuts, returns, strict=True)
-    spans = tuple(SpanReward(start, stop, value) for start, stop, value in stretches if start < stop)
-    return Verdict(returns[0], spans)
+    whole = returns[0]
+    spans = (SpanReward(start, stop, ahead - whole) for start, stop, ahead in stretches if start < stop)
+    return Verdict(whole, tuple(span for span in spans if span.value))
 
 
 def _right_within(response: Response, characters: int) -> float:

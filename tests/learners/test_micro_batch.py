@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from learners.aggregation import BatchCounts
@@ -29,6 +31,12 @@ def test_trained_tokens_line_up_with_the_row() -> None:
     assert micro.behaviour.tolist() == [-1.0, -3.0, -1.0]
     assert micro.advantages.tolist() == [10.0, 12.0, 10.0]
     assert micro.staleness.tolist() == [4, 2, 4]
+
+
+def test_rewards_of_untrained_tokens_go_to_the_last_trained_one_before_them() -> None:
+    own = replace(sequence("a", 2, (False, True, False, False, True)), token_rewards=(9.0, 1.0, 0.25, 0.5, -1.0))
+    micro = micro_batch([own, sequence("b", 1, (True,))], version=4)
+    assert micro.token_rewards.tolist() == [1.75, -1.0, 0.0]
 
 
 def test_minibatches_keep_order_and_count_their_own() -> None:

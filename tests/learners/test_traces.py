@@ -3,8 +3,8 @@
 import pytest
 
 from learners.advantages import TRACE_ADVANTAGES, GroupRewards, Trace, TracedGroup
-from learners.advantages.baselines import dr_grpo
-from learners.advantages.traces import brpo, spo_chain
+from learners.advantages.baselines import dr_grpo, grpo
+from learners.advantages.traces import brpo, capo_credit, spo_chain
 from learners.options import options_of
 
 
@@ -72,6 +72,47 @@ def test_a_trace_that_was_not_cut_where_it_should_be_is_refused() -> None:
             Trace(5, 0.0, cuts, values)
     with pytest.raises(ValueError, match="2 values for 1 cuts"):
         Trace(5, 0.0, (1,), (1.0, 2.0))
+
+
+def test_a_wrong_step_costs_its_tokens_alone() -> None:
+    """Rewards 2, 2, 1, 1 (right, its second half wrong at W_process = 1) and 0, 0: each answer weighs a half."""
+    right = Trace(4, 2.0, token_rewards=(0.0, 0.0, -1.0, -1.0))
+    wrong = Trace(2, 0.0)
+    first, second = capo_credit(TracedGroup((right, wrong)), eps=0.0)
+    # mean (1.5 + 0) / 2 = 0.75, variance ((1.25^2 + 0.25^2) / 2 + 0.75^2) / 2 = 0.6875
+    spread = 0.6875**0.5
+    assert first == pytest.approx([1.25 / spread, 1.25 / spread, 0.25 / spread, 0.25 / spread])
+    assert second == pytest.approx([-0.75 / spread] * 2)
+
+
+def test_every_token_may_weigh_the_same() -> None:
+    """Rewards 1 and 0, 0, 0: mean 1/4 and variance 3/16 over the tokens."""
+    group = TracedGroup((Trace(1, 1.0), Trace(3, 0.0)))
+    first, second = capo_credit(group, weigh="tokens", eps=0.0)
+    assert first == pytest.approx([0.75 / (3 / 16) ** 0.5])
+    assert second == pytest.approx([-0.25 / (3 / 16) ** 0.5] * 3)
+
+
+@pytest.mark.parametrize("rewards", [(1.0, 0.0, 0.0), (0.1, 0.2, 0.7, 0.3), (2.0, 2.0)])
+@pytest.mark.parametrize("said", [(), (0.0,) * 7])
+def test_without_a_flagged_step_it_is_the_outcome_advantage(
+    rewards: tuple[float, ...], said: tuple[float, ...]
+) -> None:
+    traces = tuple(Trace(7 if said else 3 + place, reward, token_rewards=said) for place, reward in enumerate(rewards))
+    plain = grpo(GroupRewards(rewards))
+    for trace, along, whole in zip(traces, capo_credit(TracedGroup(traces)), plain, strict=True):
+        assert along == pytest.approx((whole,) * trace.length, abs=1e-9)
+
+
+def test_a_flagged_step_in_a_group_of_right_answers_is_a_signal() -> None:
+    flagged = Trace(2, 1.0, token_rewards=(0.0, -1.0))
+    first, second = capo_credit(TracedGroup((flagged, Trace(2, 1.0))))
+    assert first[1] < 0 < first[0] == pytest.approx(second[0])
+
+
+def test_rewards_of_tokens_are_as_many_as_tokens() -> None:
+    with pytest.raises(ValueError, match="2 rewards for 3 tokens"):
+        Trace(3, 0.0, token_rewards=(1.0, 0.0))
 
 
 @pytest.mark.parametrize("name", TRACE_ADVANTAGES.names())

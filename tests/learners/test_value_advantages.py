@@ -1,6 +1,7 @@
 """Token advantages from values: worked examples, the definition as a double sum, and what must not matter."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,22 @@ def test_an_example_worked_by_hand() -> None:
     close(credit.advantages, [0.7465, 0.47, 0.6])
     close(credit.returns, [0.9465, 0.97, 1.0])
     assert credit.teaches.tolist() == [True] * 3
+
+
+def test_a_token_is_paid_when_it_comes() -> None:
+    given = replace(one_answer([0.2, 0.5, 0.4], reward=1.0), token_rewards=torch.tensor([0.0, -0.5, 0.1]))
+    # delta = 0.3, -0.1 - 0.5, 0.6 + 0.1; A_1 = -0.6 + 0.95 x 0.7, A_0 = 0.3 + 0.95 x 0.065
+    credit = gae(given, gamma=1.0, lam=0.95)
+    close(credit.advantages, [0.36175, 0.065, 0.7])
+    close(credit.returns, [0.56175, 0.565, 1.1])
+    nothing = replace(given, token_rewards=torch.zeros(3))
+    assert torch.equal(gae(nothing).advantages, gae(replace(given, token_rewards=None)).advantages)
+
+
+def test_what_tokens_of_a_cut_answer_were_given_has_come() -> None:
+    cut = one_answer([0.2, 0.5], reward=-1.0, after=0.25, truncated=True)
+    paid = replace(cut, token_rewards=torch.tensor([0.5, -0.25]))
+    close(extended_gae(paid, gamma=1.0, lam=0.0).advantages, [0.5 + 0.3, -0.25 - 0.25])
 
 
 def test_a_cut_answer_worked_by_hand() -> None:

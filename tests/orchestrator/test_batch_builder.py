@@ -49,6 +49,24 @@ def test_rewards_travel_beside_the_advantages() -> None:
     assert {s.group_reward for s in first} == {0.5}
 
 
+def test_rewards_of_tokens_make_advantages_that_differ_along_an_answer() -> None:
+    """A right answer whose second token is in a wrong step, against a wrong one: rewards 2, 1 and 0, 0."""
+    group = replace(scored_group(4, rewards=(2.0, 0.0)), token_rewards=((0.0, -1.0), ()))
+    flagged, wrong = built([group], "capo_credit", 3).sequences
+    # mean (1.5 + 0) / 2, variance ((1.25^2 + 0.25^2) / 2 + 0.75^2) / 2
+    assert flagged.advantages == pytest.approx((1.25 / 0.6875**0.5, 0.25 / 0.6875**0.5), abs=1e-5)
+    assert wrong.advantages == pytest.approx((-0.75 / 0.6875**0.5,) * 2, abs=1e-5)
+    assert (flagged.token_rewards, wrong.token_rewards) == ((0.0, -1.0), ())
+
+
+def test_rewards_of_tokens_are_a_signal_where_those_of_answers_are_none() -> None:
+    alike = scored_group(4, rewards=(1.0, 1.0))
+    assert not alike.has_signal
+    assert replace(alike, token_rewards=((0.0, -0.5), ())).has_signal
+    assert not replace(alike, token_rewards=((0.0, 0.0), ())).has_signal
+    assert not replace(alike, token_rewards=((-0.5, -0.5), (-0.5, -0.5))).has_signal
+
+
 def test_a_norm_sees_all_groups_of_the_batch() -> None:
     groups = [scored_group(4, rewards=(3.0, 1.0)), scored_group(5, rewards=(0.0, 0.0))]
     batch = built(groups, "dr_grpo", 0, "batch_std")

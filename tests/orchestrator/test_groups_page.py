@@ -17,7 +17,7 @@ def recipes() -> list[tuple[str, list[str]]]:
     found = []
     for row in ROW.finditer(PAGE.read_text(encoding="utf-8")):
         for quoted in re.findall(r"`([^`]+)`", row["settings"]):
-            settings = re.split(r" (?=algorithm\.|rollout\.)", quoted)
+            settings = re.split(r" (?=algorithm\.|rollout\.|reward\.)", quoted)
             if settings[0].startswith(("algorithm.", "rollout.")):
                 found.append((row["method"], settings))
     return found

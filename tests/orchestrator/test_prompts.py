@@ -48,6 +48,26 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+def test_few_prompts_come_again_in_every_epoch(table: Path) -> None:
+    tasks = [{"name": "chain_sum"}]
+    for few in (data(path=str(table), eval_size=4, train_size=3), data(tasks=tasks, eval_size=4, train_size=3)):
+        source = open_source(few, seed=1)
+        prompts = draw(source, 9)
+        items = [prompt.prompt_id.partition("@")[0] for prompt in prompts]
+        assert len(set(items)) == 3
+        assert all(sorted(items[n : n + 3]) == sorted(items[:3]) for n in (3, 6))
+        assert [prompt.prompt_id.partition("@")[2] for prompt in prompts] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+        assert [prompt.index for prompt in prompts] == list(range(9))
+        held_out = {prompt.question for prompt in source.eval_prompts()}
+        assert held_out.isdisjoint(prompt.question for prompt in prompts)
+        again = open_source(few, seed=1)
+        again.restore({**source.state(), "cursor": 7})
+        assert draw(again, 2) == prompts[7:]
+        others = open_source(few.model_copy(update={"train_size": 2}), seed=1)
+        with pytest.raises(SettingError, match="made with other prompts"):
+            others.restore(source.state())
+
+
 class TestFiles:
     def test_jsonl_csv_parquet_and_a_folder_give_the_same_prompts(self, table: Path, tmp_path: Path) -> None:
         arrow = pa.Table.from_pylist(ROWS)

@@ -9,13 +9,15 @@ from rich.console import Console
 from actors.trajectory import Trajectory
 from learners.settings import AlgorithmSettings
 from orchestrator.activity import Lap
+from orchestrator.analysis.reward_report import reward_trouble
 from orchestrator.batch_builder import BatchBuilder
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.progress import Progress
 from orchestrator.recipe import load_recipe
 from orchestrator.run_directory import RunDirectory
+from orchestrator.run_events import read_events
 from orchestrator.run_log import RunLog
-from rewards.response import Score
+from rewards.response import Failure, Score, SpanReward
 from tests.orchestrator.builders import prompt, trajectory
 
 
@@ -101,3 +103,32 @@ def test_a_mask_that_leaves_too_little_is_told_of(tmp_path: Path) -> None:
     events = [json.loads(row) for row in (book.path / "events.jsonl").open()]
     warnings = [event["message"] for event in events if event["event"] == "warning"]
     assert warnings == ["step 1: mask curvature left 40.0% of the tokens' weight"]
+
+
+def test_rewards_of_parts_that_nobody_reads_are_told_of_once(tmp_path: Path) -> None:
+    paid = Score(1.0, {}, spans=(SpanReward(0, 1, -0.5),))
+    for advantage, told in (("grpo", 1), ("gae", 0)):
+        book = Book(tmp_path / advantage, f"algorithm.advantage={advantage}")
+        for index in range(2):
+            group = book.start(index)
+            scored = ScoredGroup(index, group.prompt, (1,), 0, book.sample(group, 1, 1), [paid, Score(0.0, {})])
+            book.log.group_scored(scored, 0.0, 1.0)
+        events = [json.loads(row) for row in (book.path / "events.jsonl").open()]
+        warnings = [event["message"] for event in events if event["event"] == "warning"]
+        assert (
+            warnings == [f"a term rewards parts of answers, which algorithm.advantage={advantage} does not read"] * told
+        )
+
+
+def test_what_failed_and_what_was_given_up_stands_in_the_report(book: Book) -> None:
+    group = book.start(0)
+    hung = Score(0.0, {}, "hung", failure=Failure("timeout", "math"))
+    vague = Score(1.0, {}, troubles=(Failure("malformed", "judge"),))
+    book.log.group_scored(ScoredGroup(0, group.prompt, (1,), 0, book.sample(group, 1, 1), [hung, vague]), 0.0, 1.0)
+    book.log.prompt_quarantined("p0", "the scoring of its answers hung in 2 visits")
+    lines = reward_trouble(read_events(book.path / "events.jsonl"))
+    assert lines == [
+        "1 answers got the fallback: timeout in math",
+        "1 answers got a term's own value, for want of a model's: malformed in judge",
+        "In quarantine: p0 (the scoring of its answers hung in 2 visits)",
+    ]

@@ -167,11 +167,8 @@ def test_anytime_asks_what_is_stated_within_each_budget() -> None:
     text = "x" * 20 + r"\boxed{4}" + "y" * 11
     verdict = anytime_reward(Response("s", "q", text, "4", response_tokens=40), budgets=[10, 30, 40])
     assert verdict.value == pytest.approx(2 / 3)
-    assert verdict.spans == (
-        SpanReward(0, 10, pytest.approx(2 / 3)),
-        SpanReward(10, 30, pytest.approx(2 / 3)),
-        SpanReward(30, 40, pytest.approx(1 / 3)),
-    )
+    # Returns 2/3, 2/3, 1/3: what the whole answer's 2/3 lacks of them.
+    assert verdict.spans == (SpanReward(30, 40, pytest.approx(-1 / 3)),)
 
 
 @pytest.mark.parametrize(

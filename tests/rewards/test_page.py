@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rewards.compose import Reward
-from rewards.response import Response
+from rewards.response import Response, SpanReward
 from rewards.settings import RewardSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -41,13 +41,20 @@ def test_the_function_of_groups_sees_them() -> None:
 
 def test_the_recipes_of_the_page_can_work() -> None:
     recipes = [yaml.safe_load(block["text"]) for block in RECIPE.finditer(PAGE)]
-    assert len(recipes) == 2
+    assert len(recipes) == 3
     for recipe in recipes:
         Reward(RewardSettings.model_validate(recipe["reward"])).warm_up()
 
 
 def test_format_alone_pays_no_mathematics() -> None:
-    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[1])["reward"]))
+    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[2])["reward"]))
     wrong = reward.score(Response("s", "q", "#### 5", "72"))
     assert (wrong.total, wrong.terms["math"]) == (1.0, 0.0)
     assert reward.score(Response("s", "q", "72", "72")).total == 0.0
+
+
+def test_the_guess_is_what_costs() -> None:
+    reward = Reward(RewardSettings.model_validate("my_steps:no_guessing"))
+    score = reward.score(Response("s", "q", "So I guess 72", "72"))
+    assert (score.total, score.spans) == (1.0, (SpanReward(3, 10, -0.5),))
+    assert reward.score(Response("s", "q", "So 72", "72")).spans == ()

@@ -3,9 +3,20 @@ import importlib
 import pytest
 from pydantic import ValidationError
 
-from rewards.registry import BUILT_IN, TERMS, Term, TermRegistry, UnknownTermError, check_name, resolve, term
+from rewards.registry import (
+    BUILT_IN,
+    TERMS,
+    Term,
+    TermRegistry,
+    UnknownTermError,
+    check_name,
+    may_give_spans,
+    resolve,
+    term,
+)
 from rewards.response import Response
 from rewards.settings import RewardSettings, TermSettings
+from rewards.verdict import Verdict
 
 GUARDED_OTHERWISE = {"prolog", "python_functions", "python_stdio", "sql", "sql_schema", "sql_syntax", "verilog"}
 """They start a sandbox, or open a database that only reads."""
@@ -87,3 +98,13 @@ def test_two_terms_with_one_label_are_refused_and_a_label_helps() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         RewardSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - GUARDED_OTHERWISE))
+def test_terms_that_reward_parts_are_said_to(name: str) -> None:
+    example = resolve(name).example
+    assert example is not None
+    answers = resolve(name).function(example.given, **example.options)
+    several = answers if isinstance(answers, list | tuple) else [answers]
+    assert may_give_spans(name) or not any(isinstance(answer, Verdict) and answer.spans for answer in several)
+    assert may_give_spans("my_module:score")

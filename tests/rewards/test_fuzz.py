@@ -1,0 +1,166 @@
+"""Anything may be an answer: no parser of answers raises on one, or takes longer than a small part of its deadline.
+
+Texts are put together of what the parsers look for, so that they are nearly right more often than chance would have it.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rewards.child_pool import ChildPool
+from rewards.extraction import after_answer_word, by_marker, last_code_block
+from rewards.group import Group
+from rewards.registry import BUILT_IN, Term, resolve
+from rewards.response import Response
+from rewards.settings import RewardSettings
+from rewards.total import named
+from rewards.verdict import Answer, as_verdict
+from tests.rewards.test_registry import GUARDED_OTHERWISE
+
+SLOWEST_S = 2.0
+"""CPU time, of the ten seconds of wall time that an answer has by default: other work on the machine does not count."""
+SQL = {"sql", "sql_ngrams", "sql_schema", "sql_syntax"}
+EXACT = {"math", "adaptthink", "anytime_brpo"}
+"""They compute what an answer says, and an answer may say 9^9^9^9: the child that scores is killed for it."""
+READERS = sorted((BUILT_IN.keys() - GUARDED_OTHERWISE - EXACT) | SQL)
+MATHEMATICS = r"""
+\boxed{ \text{ \frac{ \frac12 \sqrt[3]{ \left( \right) \begin{pmatrix} \\ \pi \infty \( \) \%
+{ } [ ] ( ) $ $$ % ^ ^{ _ ! ** * / - + & = 0 1 9 1e 1e999 9^9^9^9 1/0 0. .5 1,000 1_000 inf nan i x sin log
+∪ ≤ ٣ ½ ² − １
+"""
+TAGS_AND_NAMES = """
+<think> </think> <answer> </answer> <confidence> </confidence> <answer #### Answer: (A) A B. is d1 d2 [d1] > , ;
+"""
+CODE = """
+```python ```sql ``` SELECT name FROM people WITH -- /* */ ' " <<<<<<< SEARCH ======= >>>>>>> REPLACE a.py x=1 ###
+"""
+ODD_SIGNS = (
+    "\n",
+    "\t",
+    "\0",
+    "\r",
+    " ",
+    "🎉",
+    "\u202e",
+    "\u200b",
+    "é",
+    "e\u0301",
+    "\ud800",
+    "\ufffd",
+    "日本",
+    "9" * 40,
+)
+PIECES = (*MATHEMATICS.split(), *TAGS_AND_NAMES.split(), *CODE.split(), *ODD_SIGNS, "9" * 40)
+TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30).map("".join)
+HARD = (
+    "\\boxed{" * 3000,
+    "{" * 20000 + "}" * 20000,
+    "\\boxed{" + "(" * 2000 + "1" + ")" * 2000 + "}",
+    "\\boxed{9^{9^{9^{9}}}}",
+    "\\boxed{" + "9" * 50000 + "!}",
+    "<answer>" + "(" * 5000 + "1" + "+1)" * 5000 + "</answer>",
+    "<answer>" * 5000,
+    "<answer>" + "1-" * 20000 + "1</answer>",
+    "<answer>9**9**9**9</answer>",
+    "<confidence>" + "9" * 5000 + "</confidence>",
+    "a.py\n<<<<<<< SEARCH\n" + "x\n" * 5000 + "=======\n" + "y\n" * 5000 + ">>>>>>> REPLACE\n",
+    "```sql\n" + "SELECT (" * 2000 + "\n```",
+    "```sql\nWITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t\n```",
+    "so " * 20000,
+    "[d1] > " * 10000,
+    "\\frac" * 10000,
+)
+
+
+@cache
+def known(name: str) -> Term:
+    return resolve(name)
+
+
+def answers(name: str, text: str) -> Iterable[Answer]:
+    """What the term says of this text, in the place of its example's."""
+    term = known(name)
+    assert term.example is not None
+    given, options = term.example.given, term.example.options
+    if isinstance(given, Response):
+        return [term.function(retold(given, text), **options)]  # type: ignore[list-item]
+    told = Group(tuple(retold(one, text) for one in given.responses), given.terms, given.history, given.shared)
+    return term.function(told, **options)  # type: ignore[return-value]
+
+
+def retold(response: Response, text: str) -> Response:
+    return replace(response, text=text, response_tokens=len(text), token_ids=tuple(range(min(len(text), 200))))
+
+
+def judge(name: str, text: str) -> None:
+    known(name)  # what it imports is not the text's fault
+    started = time.process_time()
+    for answer in answers(name, text):
+        verdict = as_verdict(answer)
+        assert all(math.isfinite(value) for _, value in named(name, verdict.value))
+        assert all(span.start <= span.stop and math.isfinite(span.value) for span in verdict.spans)
+    assert time.process_time() - started < SLOWEST_S, f"{name} takes too long for {text[:60]!r}"
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=TEXTS)
+def test_no_text_upsets_a_term(name: str, text: str) -> None:
+    judge(name, text)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", HARD, ids=range(len(HARD)))
+# How long a recipe's own pattern takes is the recipe's affair.
+@pytest.mark.parametrize("name", [name for name in READERS if name != "regex"])
+def test_no_text_made_to_take_long_does(name: str, text: str) -> None:
+    judge(name, text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS)
+def test_no_text_upsets_the_extraction_of_answers(text: str) -> None:
+    for found in (
+        last_code_block(text, "python", "sql"),
+        after_answer_word(text),
+        *[by_marker(text, marker) for marker in ("####", "\\boxed{}", "<answer></answer>")],
+    ):
+        assert found is None or all(line in text for line in found.split("\n"))
+
+
+DEADLINE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ChildPool]:
+    settings = {"terms": ["math"], "deadline_s": DEADLINE_S, "fallback": -7.0}
+    with ChildPool(RewardSettings.model_validate(settings)) as made:
+        made.warm_up()
+        yield made
+
+
+def in_time(pool: ChildPool, text: str) -> None:
+    started = time.monotonic()
+    (score,) = pool.score([Response("s", "q", text, "\\frac{1}{2} + x^2")])
+    assert time.monotonic() - started < 10 * DEADLINE_S  # with the child's restart, on a busy machine
+    if score.failure is None:
+        assert score.total in (0.0, 1.0)
+    else:
+        assert (score.failure.kind, score.total) == ("timeout", -7.0), score.error
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXTS)
+def test_mathematics_is_judged_or_runs_into_its_deadline(pool: ChildPool, text: str) -> None:
+    in_time(pool, text)
+
+
+@pytest.mark.parametrize("text", HARD, ids=range(len(HARD)))
+def test_mathematics_made_to_take_long_ends(pool: ChildPool, text: str) -> None:
+    in_time(pool, text)
