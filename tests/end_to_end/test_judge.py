@@ -107,7 +107,8 @@ def test_a_key_that_is_missing_is_said_before_anything_starts(write_recipe: Writ
     done = paceline("train", str(write_recipe(reward=reward)))
     assert done.code == 2
     assert done.err.strip() == (
-        "paceline: reward.models.judge.api_key_env: no environment variable of this name is set; export it before the run"
+        "paceline: reward.models.judge.api_key_env: no environment variable of this name is set; "
+        "export it before the run"
     )
 
 

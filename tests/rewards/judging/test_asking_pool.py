@@ -197,7 +197,7 @@ def test_a_rule_cannot_wait_for_a_judge(server: ScriptedServer) -> None:
 
 def test_without_models_nothing_can_be_asked() -> None:
     settings = RewardSettings.model_validate({"terms": [f"{OWN}:sleeps"]})
-    with ChildPool(settings) as pool, pytest.raises(RewardSetupError, match="reward[.]models is empty"):
+    with ChildPool(settings) as pool, pytest.raises(RewardSetupError, match=r"reward\.models is empty"):
         pool.warm_up()
 
 
