@@ -58,5 +58,5 @@ def test_the_page_ends_in_what_the_command_prints() -> None:
 def test_the_screen_shows_options_and_examples() -> None:
     shown = CliRunner().invoke(app, ["rewards"])
     assert shown.exit_code == 0
-    assert "options: max_tokens, buffer" in shown.output
+    assert "options: buffer, max_tokens=None" in shown.output
     assert 'example: {name: phrase, options: {"phrases":' in shown.output
