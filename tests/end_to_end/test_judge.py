@@ -4,7 +4,6 @@ key, one that cannot start."""
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,13 +115,11 @@ def test_a_judge_that_cannot_start_is_one_line(write_recipe: WriteRecipe, checkp
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").write_bytes(b"no tensors")
-    began = time.monotonic()
     done = paceline("train", str(write_recipe(reward=judged(broken))))
     assert done.code == 1
     assert "Traceback" not in done.out + done.err
     (line,) = [line for line in done.err.splitlines() if line.startswith("paceline: ")]
     assert line.startswith("paceline: an actor did not start: ")
-    assert time.monotonic() - began < 120
 
 
 def test_vllm_serves_a_judge(write_recipe: WriteRecipe, checkpoint: Path) -> None:
