@@ -13,7 +13,9 @@ from tests.end_to_end.conftest import ROOT, RunFolder, command, environment, pac
 from tests.end_to_end.test_faults import assert_exact, process_of
 from tests.rewards.judging.scripted_server import Asked, Reply, chat, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
+START_S = 300.0
+"""For all actors of a run, a judge among them, to start on two cores that others use as well."""
 WriteRecipe = Callable[..., Path]
 LOW_BYTES = "tests.end_to_end.own_rewards:low_bytes"
 KEY = "sk-never-to-be-seen-4711"
@@ -21,7 +23,7 @@ KEY = "sk-never-to-be-seen-4711"
 
 def judged(checkpoint: Path, **changes: object) -> dict[str, object]:
     """A reward of letters and a judge; the latter is a tiny model with random weights."""
-    model = {"model": str(checkpoint), "engine": "torch", "dtype": "float32", "context_length": 400, **changes}
+    model = {"model": str(checkpoint), "engine": "torch", "dtype": "float32", "context_length": 96, **changes}
     term = {"name": "judge", "fallback": 0.0, "weight": 0.5, "options": {"max_tokens": 8}}
     return {"terms": [LOW_BYTES, term], "models": {"judge": model}, "deadline_s": 30.0}
 
@@ -51,9 +53,9 @@ def test_a_judge_that_is_killed_is_replaced_and_the_run_completes(
 ) -> None:
     process = start(write_recipe(reward=judged(checkpoint), trainer={"steps": 10}))
     folder = RunFolder(tmp_path / "run")
-    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
+    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process, START_S)
     process_of(process, "ModelServer").kill()
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert folder.summary["status"] == "completed"
     assert [event["worker"] for event in folder.events("worker_lost")] == ["model-judge"]
