@@ -177,6 +177,7 @@ def test_a_pool_that_is_closed_answers_who_waits(server: ScriptedServer) -> None
     ("term", "complaint"),
     [
         ({"name": "judge", "options": {"model": "nobody"}}, r"reward.models: judge asks 'nobody', and there is judge"),
+        ({"name": "one_box", "fallback": 1}, r"reward.terms\[one_box\].fallback: one_box asks no model"),
         ({"name": "judge", "options": {"low": 3, "high": 3}}, r"reward.terms\[judge\].options: low=3 must be below"),
         ({"name": "judge", "options": {"models": 1}}, r"models"),
         ({"name": "judge", "options": {"rubrik": "x"}}, r"it takes: model, rubric, low"),
