@@ -63,9 +63,8 @@ def test_a_judge_that_is_killed_is_replaced_and_the_run_completes(
     prompts = assert_exact(folder)
     assert (prompts["trained"], prompts["failed"]) == (20, 0)
     kinds = {event["kind"] for event in folder.events("reward_fallback")}
-    assert kinds <= {"malformed", "unreachable", "timeout"}
-    last = metrics(folder)[-1]
-    assert last["reward_fallback/malformed/judge"] > 0, "the new one is asked"
+    assert kinds == {"malformed", "unreachable"} or kinds == {"malformed"}, "nothing but nonsense, and nobody there"
+    assert all(step["reward_fallback"] == 8 and step["reward_failed"] == 0 for step in metrics(folder))
 
 
 def test_a_key_is_sent_to_the_endpoint_and_stands_in_no_file(
