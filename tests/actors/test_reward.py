@@ -56,11 +56,13 @@ def test_an_actor_scores_concurrent_calls_whatever_the_answers_do(cluster: None)
 
 def test_groups_that_wait_for_a_model_stand_in_nobodys_way(cluster: None) -> None:
     with serving() as server:
-        server.saying("Score: 10", after_s=2.0)
+        server.saying("Score: 10", after_s=20.0)  # so long that a busy machine scores the others meanwhile
         right = {"name": "regex", "label": "right", "options": {"pattern": "right"}}
         judge = {"name": "judge", "when": {"term": "right"}}
         model = {"model": "m", "url": server.url, "concurrency": 100}
-        settings = RewardSettings.model_validate({"terms": [right, judge], "models": {"judge": model}})
+        settings = RewardSettings.model_validate(
+            {"terms": [right, judge], "models": {"judge": model}, "deadline_s": 60.0}
+        )
         worker = ray.remote(num_cpus=0, max_concurrency=ASKING_GROUPS)(RewardWorker).remote(settings)
         try:
             ray.get(worker.warm_up.remote(), timeout=TIMEOUT_S)
