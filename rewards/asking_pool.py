@@ -80,6 +80,8 @@ class AskingPool:
             self._send(packed(call.request))
         self._wanted.set()
         try:
+            if self._closed.is_set():  # nobody may be left to answer
+                return self._without(given, "closed", "the reward pool was closed")
             return list(call.scores.result(patience_s))
         except TimeoutError:
             return self._without(given, "timeout", f"no verdicts within {patience_s:g} s")

@@ -127,6 +127,9 @@ def _check_model(entry: Entry, settings: RewardSettings) -> None:
     if entry.asks and not settings.models:
         fix = "describe one as reward.models.judge, by its url or as a model of your own"
         raise RewardSetupError(f"reward.models: {entry.label} asks a model, and reward.models is empty; {fix}")
+    if entry.settings.fallback is not None and not entry.asks:
+        fix = "leave it out; where any scoring fails, reward.fallback is the answer's reward"
+        raise RewardSetupError(f"reward.terms[{entry.label}].fallback: {entry.label} asks no model; {fix}")
     if "models" in entry.settings.options:
         raise RewardSetupError(f"reward.terms[{entry.label}].options: models are described in reward.models; see there")
     model = entry.term.model_asked(entry.settings.options)

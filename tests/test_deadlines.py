@@ -12,6 +12,9 @@ PACKAGES = ("orchestrator", "actors", "learners", "rewards", "deploy")
 _WATCHED = "the watchdog: it retries the answer, restarts its worker or stops the run, which fails all answers"
 _SHORT = "whoever holds the lock does a few statements that do not wait"
 _STEP = "whoever holds the lock computes: one decoding step, one scoring, or one loading of weights that have arrived"
+_SENDS = "whoever holds the lock sends one message, within `_SEND_S`"
+_CALL = "the timeout in `Connection._tried`, which bounds a call and its repetitions"
+_LINE = "every call before it in the line, which `Connection._tried` bounds; it is set however the call ends"
 _POOL = "the pool: the child that waits for its word, or for its own fork's end, dies with it"
 
 BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
@@ -64,6 +67,21 @@ BOUNDED_ELSEWHERE: dict[tuple[str, str, str], str] = {
         "NcclSender.connect.join",
         "uid_init_process_group(token, 0, self.address.world_size, device)",
     ): "`NcclSender._within_timeout`, which gives its thread up",
+    (
+        "rewards/asked_terms.py",
+        "_called",
+        "answer",
+    ): "`patience` in `AskedTerms._asked`; a term's example waits for nobody",
+    ("rewards/asked_terms.py", "_all", "scorings"): "`patience` in `AskedTerms._asked`, for each of them",
+    ("rewards/asking_pool.py", "AskingPool.score", "self._lock"): _SENDS,
+    ("rewards/asking_pool.py", "AskingPool.readdress", "self._lock"): _SENDS,
+    ("rewards/asking_pool.py", "AskingPool._kill", "self._lock"): _SENDS,
+    ("rewards/asking_pool.py", "AskingPool._one_life", "self._lock"): _SENDS,
+    ("rewards/asking_pool.py", "AskingPool._listen", "self._lock"): _SENDS,
+    ("rewards/asking_pool.py", "AskingPool._given_up", "self._lock"): _SENDS,
+    ("rewards/models/client.py", "HttpModel._reply", "known.begun.wait()"): _LINE,
+    ("rewards/models/client.py", "HttpModel._reply", "known.reply"): _CALL,
+    ("rewards/models/connection.py", "Connection._once", "reply.aiter_bytes()"): _CALL,
     ("rewards/child_pool.py", "ChildPool.cancel", "self._count_lock"): _SHORT,
     ("rewards/child_pool.py", "ChildPool._waiting_for", "self._count_lock"): _SHORT,
     ("rewards/child_pool.py", "ChildPool._cancellable", "self._count_lock"): _SHORT,

@@ -73,7 +73,7 @@ class HttpModel:
     ) -> None:
         self._name, self._model = name, settings.model
         self._connection = Connection(name, settings, address, timeout_s)
-        self._asked: OrderedDict[bytes, asyncio.Task[bytes]] = OrderedDict()
+        self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
 
     async def generate(
         self,

@@ -44,7 +44,7 @@ async def patience(seconds: float) -> AsyncIterator[None]:
 @contextmanager
 def in_line() -> Iterator[None]:
     """The time inside is not counted."""
-    held = _PATIENCE.get()
+    held = _PATIENCE.get(None)
     if held is None:
         yield
         return

@@ -10,7 +10,7 @@ from rewards.models.asking import ModelFailed
 
 LAST = 4000
 """Characters of a judge's text that are looked at, from its end."""
-_SCORE = re.compile(r"\bscore\W{0,8}(-?\d{1,6}(?:\.\d{1,6})?)(?![\d.]*\d)", re.IGNORECASE)
+_SCORE = re.compile(r"\bscore[^\w\-]{0,8}(-?\d{1,6}(?:\.\d{1,6})?)(?![\d.]*\d|e\d)", re.IGNORECASE)
 _VERDICT = re.compile(r"\b(?:verdict|decision)\W{0,8}([A-Za-z]{1,12})\b", re.IGNORECASE)
 _STEPS = re.compile(r"\bwrong steps?\s{0,4}[:=*]{1,4}([^\n]{0,400})", re.IGNORECASE)
 _WORDS = {"yes": True, "correct": True, "true": True, "no": False, "incorrect": False, "false": False}

@@ -1,4 +1,4 @@
-"""The model server with real tiny models, asked by the client that terms use: what it says, to whom, and in one batch."""
+"""The model server with tiny models, asked by the client that terms use: what it says, to whom, and in one batch."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -8,9 +8,12 @@ import pytest
 import ray
 
 from actors.reward import RewardWorker
+from orchestrator.launch import ASKING_GROUPS
 from rewards.compose import RewardSetupError
+from rewards.models.address import Address
 from rewards.response import Response
 from rewards.settings import RewardSettings
+from tests.rewards.judging.scripted_server import serving
 
 TIMEOUT_S = 120.0
 OBEY = {"name": "tests.rewards.misbehaving:obey"}
@@ -49,6 +52,29 @@ def test_an_actor_scores_concurrent_calls_whatever_the_answers_do(cluster: None)
         assert "exited with code 3" in groups[1][0].error
     finally:
         ray.kill(worker)
+
+
+def test_groups_that_wait_for_a_model_stand_in_nobodys_way(cluster: None) -> None:
+    with serving() as server:
+        server.saying("Score: 10", after_s=20.0)  # so long that a busy machine scores the others meanwhile
+        right = {"name": "regex", "label": "right", "options": {"pattern": "right"}}
+        judge = {"name": "judge", "when": {"term": "right"}}
+        model = {"model": "m", "url": server.url, "concurrency": 100}
+        settings = RewardSettings.model_validate(
+            {"terms": [right, judge], "models": {"judge": model}, "deadline_s": 60.0}
+        )
+        worker = ray.remote(num_cpus=0, max_concurrency=ASKING_GROUPS)(RewardWorker).remote(settings)
+        try:
+            ray.get(worker.warm_up.remote(), timeout=TIMEOUT_S)
+            ray.get(worker.readdress.remote({"judge": Address(server.url)}), timeout=TIMEOUT_S)
+            slow = [worker.score.remote([Response("s", f"q{n}", "right")]) for n in range(30)]
+            quick = [worker.score.remote([Response("s", f"q{n}", "wrong")]) for n in range(30)]
+            ended, _ = ray.wait([*slow, *quick], num_returns=30, timeout=TIMEOUT_S)
+            assert set(ended) == set(quick), "groups without a judge end before those with one"
+            assert [scores[0].total for scores in ray.get(slow, timeout=TIMEOUT_S)] == [2.0] * 30
+            assert server.most_at_once > 8, "more groups wait at a time than are scored by rules"
+        finally:
+            ray.kill(worker)
 
 
 def test_the_children_die_with_a_killed_actor(cluster: None) -> None:

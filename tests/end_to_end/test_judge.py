@@ -4,7 +4,6 @@ key, one that cannot start."""
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from tests.end_to_end.conftest import ROOT, RunFolder, command, environment, pac
 from tests.end_to_end.test_faults import assert_exact, process_of
 from tests.rewards.judging.scripted_server import Asked, Reply, chat, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
+START_S = 300.0
+"""For all actors of a run, a judge among them, to start on two cores that others use as well."""
 WriteRecipe = Callable[..., Path]
 LOW_BYTES = "tests.end_to_end.own_rewards:low_bytes"
 KEY = "sk-never-to-be-seen-4711"
@@ -22,7 +23,7 @@ KEY = "sk-never-to-be-seen-4711"
 
 def judged(checkpoint: Path, **changes: object) -> dict[str, object]:
     """A reward of letters and a judge; the latter is a tiny model with random weights."""
-    model = {"model": str(checkpoint), "engine": "torch", "dtype": "float32", "context_length": 400, **changes}
+    model = {"model": str(checkpoint), "engine": "torch", "dtype": "float32", "context_length": 96, **changes}
     term = {"name": "judge", "fallback": 0.0, "weight": 0.5, "options": {"max_tokens": 8}}
     return {"terms": [LOW_BYTES, term], "models": {"judge": model}, "deadline_s": 30.0}
 
@@ -52,9 +53,9 @@ def test_a_judge_that_is_killed_is_replaced_and_the_run_completes(
 ) -> None:
     process = start(write_recipe(reward=judged(checkpoint), trainer={"steps": 10}))
     folder = RunFolder(tmp_path / "run")
-    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process)
+    wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process, START_S)
     process_of(process, "ModelServer").kill()
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert folder.summary["status"] == "completed"
     assert [event["worker"] for event in folder.events("worker_lost")] == ["model-judge"]
@@ -62,9 +63,8 @@ def test_a_judge_that_is_killed_is_replaced_and_the_run_completes(
     prompts = assert_exact(folder)
     assert (prompts["trained"], prompts["failed"]) == (20, 0)
     kinds = {event["kind"] for event in folder.events("reward_fallback")}
-    assert kinds <= {"malformed", "unreachable", "timeout"}
-    last = metrics(folder)[-1]
-    assert last["reward_fallback/malformed/judge"] > 0, "the new one is asked"
+    assert kinds == {"malformed", "unreachable"} or kinds == {"malformed"}, "nothing but nonsense, and nobody there"
+    assert all(step["reward_fallback"] == 8 and step["reward_failed"] == 0 for step in metrics(folder))
 
 
 def test_a_key_is_sent_to_the_endpoint_and_stands_in_no_file(
@@ -107,7 +107,8 @@ def test_a_key_that_is_missing_is_said_before_anything_starts(write_recipe: Writ
     done = paceline("train", str(write_recipe(reward=reward)))
     assert done.code == 2
     assert done.err.strip() == (
-        "paceline: reward.models.judge.api_key_env: no environment variable of this name is set; export it before the run"
+        "paceline: reward.models.judge.api_key_env: no environment variable of this name is set; "
+        "export it before the run"
     )
 
 
@@ -115,13 +116,11 @@ def test_a_judge_that_cannot_start_is_one_line(write_recipe: WriteRecipe, checkp
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").write_bytes(b"no tensors")
-    began = time.monotonic()
     done = paceline("train", str(write_recipe(reward=judged(broken))))
     assert done.code == 1
     assert "Traceback" not in done.out + done.err
     (line,) = [line for line in done.err.splitlines() if line.startswith("paceline: ")]
     assert line.startswith("paceline: an actor did not start: ")
-    assert time.monotonic() - began < 120
 
 
 def test_vllm_serves_a_judge(write_recipe: WriteRecipe, checkpoint: Path) -> None:

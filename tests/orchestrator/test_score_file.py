@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.errors import SettingError
 from orchestrator.recipe import load_reward
+from tests.rewards.judging.scripted_server import chat, serving
 
 ROWS = [
     {"prompt": "1 + 1", "answer": "2", "response": r"\boxed{2}", "response_tokens": 9},
@@ -95,3 +96,27 @@ def test_a_reward_alone_takes_overrides() -> None:
     settings = load_reward("my_module:score", ["reward.workers=3"])
     assert (settings.workers, settings.terms[0].name) == (3, "my_module:score")
     assert load_reward("gsm8k", ["reward=math"]).terms[0].name == "math"
+
+
+def test_a_judge_at_an_endpoint_grades_and_what_it_could_not_tell_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-not-to-be-shown")
+    with serving() as server:
+        server.script = lambda asked: chat("Score: 10" if "{2}" in asked.text else "Well.")
+        where = [f"reward.models.judge={{model: m, url: '{server.url}', api_key_env: JUDGE_KEY}}"]
+        file = written(tmp_path, *ROWS[:2])
+        strict = score(file, "--reward", "judge", *where)
+        lenient = score(file, "--reward", "judge", *where, "reward.terms=[{name: judge, fallback: 0.5}]")
+    assert (strict.exit_code, lenient.exit_code) == (1, 0), strict.output + lenient.output
+    assert "1 not scored: malformed in judge" in strict.output
+    assert re.search(r"reward +0\.7500", lenient.output)
+    assert "1 times the term's own value, for want of a model's: malformed in judge" in lenient.output
+    assert {asked.authorization for asked in server.asked} == {"Bearer sk-not-to-be-shown"}
+    assert "not-to-be-shown" not in strict.output + lenient.output
+
+
+def test_a_model_that_a_run_would_serve_is_refused(tmp_path: Path) -> None:
+    done = score(written(tmp_path, *ROWS), "--reward", "judge", "reward.models.judge.model=some/model")
+    assert isinstance(done.exception, SettingError)
+    assert "reward.models.judge: a run serves it" in str(done.exception)

@@ -1,14 +1,18 @@
 """docs/rewards.md does what it says: its code and its recipes are taken from the page and run."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rewards.asked_terms import AskedTerms
 from rewards.compose import Reward
-from rewards.response import Response, SpanReward
+from rewards.models.scripted import ScriptedModels
+from rewards.response import Response, Score, SpanReward
 from rewards.settings import RewardSettings
+from rewards.wire import AskRequest, GroupRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 CODE = re.compile(r"```python\n# (?P<file>\w+\.py)\n(?P<code>.*?)```", re.DOTALL)
@@ -41,13 +45,25 @@ def test_the_function_of_groups_sees_them() -> None:
 
 def test_the_recipes_of_the_page_can_work() -> None:
     recipes = [yaml.safe_load(block["text"]) for block in RECIPE.finditer(PAGE)]
-    assert len(recipes) == 3
+    assert len(recipes) == 5
     for recipe in recipes:
-        Reward(RewardSettings.model_validate(recipe["reward"])).warm_up()
+        settings = RewardSettings.model_validate(recipe["reward"])
+        Reward(settings).warm_up()
+        asyncio.run(AskedTerms(settings, {}).warm_up())
+
+
+def test_a_judge_is_ten_lines_and_ones_own_is_asked(folder: Path) -> None:
+    judge = next(block["text"] for block in RECIPE.finditer(PAGE) if "judge:" in block["text"])
+    assert len(judge.strip().splitlines()) <= 11
+    terms = {"terms": ["my_judged_rewards:polite"], "models": {"judge": {"model": "m", "url": "http://host/v1"}}}
+    asked = AskedTerms(RewardSettings.model_validate(terms), ScriptedModels(("Rather.\nScore: 4",)))
+    given = GroupRequest((Response("s", "q", "please"),), (Score(0.0, {}),), {}, {})
+    (score,) = asyncio.run(asked.score(AskRequest(1, "response", given)))
+    assert score.total == pytest.approx(0.75)
 
 
 def test_format_alone_pays_no_mathematics() -> None:
-    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[2])["reward"]))
+    reward = Reward(RewardSettings.model_validate(yaml.safe_load(RECIPE.findall(PAGE)[-1])["reward"]))
     wrong = reward.score(Response("s", "q", "#### 5", "72"))
     assert (wrong.total, wrong.terms["math"]) == (1.0, 0.0)
     assert reward.score(Response("s", "q", "72", "72")).total == 0.0
