@@ -81,6 +81,8 @@ class CriticSettings(Section):
     """First training steps, in which the critic learns alone and the policy stays as it is."""
     clip: float | None = Field(None, gt=0)
     """How far a value may move within one batch; None lets it."""
+    passes: int = Field(1, ge=1)
+    """Times that it reads each minibatch, an optimizer step each: it may learn faster than the policy moves."""
 
 
 class TermSettings(Section):
