@@ -3,13 +3,13 @@
 Invariants: it is made once, for this run; a folder that exists already is refused, unless the run goes on in it from a
 checkpoint: then what its logs hold beyond the checkpoint's marks is taken off, because it will happen again. One
 process at a time writes in it. Files that are read as a whole (config.yaml, summary.json, trace.json) appear complete
-or not at all; the .jsonl files hold whole lines at any time. A disk that refuses to take more ends the run with one
+or not at all; the .jsonl files hold whole lines at any time. All of it is strict JSON: a
+number that is not finite is null. A disk that refuses to take more ends the run with one
 line.
 """
 
 import fcntl
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.errors import RunError, SettingError
+from orchestrator.strict_json import strict_json
 
 MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
 """Where a finished run has them."""
@@ -109,11 +110,11 @@ class RunDirectory:
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
-        self._whole("summary.json", json.dumps(content, indent=2))
+        self._whole("summary.json", strict_json(content, indent=2))
 
     def trace(self, content: Mapping[str, object]) -> None:
         """Write trace.json, whole or not at all."""
-        self._whole("trace.json", json.dumps(content))
+        self._whole("trace.json", strict_json(content))
 
     def _whole(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}"
@@ -179,4 +180,4 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def _write_line(file: TextIO, row: Mapping[str, object]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.write(strict_json(row, ascii_only=False) + "\n")
