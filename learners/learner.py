@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from learners.adapters import WithoutAdapters
 from learners.backend import open_backend
 from learners.batch import TrainBatch, TrainSequence
-from learners.checkpoint import load_sharded
+from learners.checkpoint import load_sharded, save_sharded
 from learners.checkpoint_writer import CheckpointWriter
 from learners.companion import Companion
 from learners.critic.advantages import asks_critic
@@ -127,6 +127,8 @@ class Learner:
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
         self._writer: CheckpointWriter | None = None
+        if trainer.optimizer_from is not None:
+            self._take_over_optimizer(Path(trainer.optimizer_from))
 
     def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
         """From now on, keep windows of these layers' hidden states from the passes that training makes anyway.
@@ -460,6 +462,27 @@ class Learner:
         load_sharded(state, folder)
         self._backend.accept_training_state(state)
 
+    def save_optimizer(self, folder: Path) -> None:
+        """Write the moments that AdamW keeps of each trained parameter, whole or not at all.
+
+        Raises:
+            CheckpointError: on every rank.
+            RuntimeError: a streamed step is half done.
+        """
+        self._expect_between_steps("writing the optimizer")
+        save_sharded(_moments(self._backend.training_state()), folder)
+
+    def _take_over_optimizer(self, folder: Path) -> None:
+        """Begin with the moments of another training of the same parameters; steps are counted, and the learning rate
+        warmed up, anew.
+
+        Raises:
+            CheckpointError: on every rank; it was another set of parameters.
+        """
+        state = self._backend.training_state()
+        load_sharded(_moments(state), folder)
+        self._backend.accept_training_state(state)
+
     @property
     def steps(self) -> int:
         """Training steps so far, checkpoints' included; also those in which the critic trained alone."""
@@ -479,3 +502,12 @@ class Learner:
         }
         critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
         return {**self._backend.training_state(), **companions, **critic}
+
+
+def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a training state, what AdamW keeps of each parameter."""
+    counted = f"{_OPTIMIZER}steps"
+    return {name: tensor for name, tensor in state.items() if name.startswith(_OPTIMIZER) and name != counted}
+
+
+_OPTIMIZER = "optimizer."

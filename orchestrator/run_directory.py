@@ -21,7 +21,7 @@ from typing import TextIO
 from orchestrator.errors import RunError, SettingError
 from orchestrator.strict_json import strict_json
 
-MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
+MODEL, OPTIMIZER, TRAINED_DRAFTER = "model", "optimizer", "drafter/trained"
 """Where a finished run has them."""
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 
@@ -68,6 +68,11 @@ class RunDirectory:
         return self.path / MODEL
 
     @property
+    def optimizer(self) -> Path:
+        """The moments with which the training of the model ended, in a run that keeps them."""
+        return self.path / OPTIMIZER
+
+    @property
     def drafter(self) -> Path:
         """The trained drafter, as vLLM loads it."""
         return self.path / TRAINED_DRAFTER
@@ -84,7 +89,7 @@ class RunDirectory:
 
     def set_aside(self) -> None:
         """What the end of the run wrote before it went on: it will end again."""
-        for end in (self.model, self.drafter):
+        for end in (self.model, self.optimizer, self.drafter):
             if end.exists():
                 number = next(n for n in itertools.count(1) if not end.with_name(f"{end.name}.{n}").exists())
                 end.rename(end.with_name(f"{end.name}.{number}"))
