@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from learners.adapters import WithoutAdapters
 from learners.backend import open_backend
+from learners.base_weights import BaseWeights
 from learners.batch import TrainBatch, TrainSequence
 from learners.checkpoint import load_sharded, save_sharded
 from learners.checkpoint_writer import CheckpointWriter
@@ -102,6 +103,8 @@ class Learner:
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
         self._grid = open_grid(rank, world_size, trainer.sequence_parallel, trainer.step_timeout_s)
         self._policy, self._adapters = open_policy(model, trainer, self._grid.sequence_group, device)
+        # Before it is sharded: every rank has all of it.
+        self._base = None if self._adapters is None else BaseWeights(self._adapters.base())
         mesh = init_device_mesh(device.type, (world_size,))
         self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype, self._adapters)
         self._companions = {
@@ -460,6 +463,8 @@ class Learner:
         self._expect_between_steps("loading a checkpoint")
         state = self._training_state()
         load_sharded(state, folder)
+        if self._base is not None:
+            self._base.check(folder)
         self._backend.accept_training_state(state)
 
     def save_optimizer(self, folder: Path) -> None:
@@ -501,7 +506,8 @@ class Learner:
             for key, value in companion.state().items()
         }
         critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
-        return {**self._backend.training_state(), **companions, **critic}
+        base = {} if self._base is None else self._base.state()
+        return {**self._backend.training_state(), **companions, **critic, **base}
 
 
 def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
