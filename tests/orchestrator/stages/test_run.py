@@ -161,6 +161,8 @@ def test_what_is_sound_passes_the_check(recipe: StagedRecipe) -> None:
         ("stages.dpo.data.path=nowhere.jsonl", "stages.dpo.data.path", "does not exist"),
         ("stages.sft.examples.path=nowhere.jsonl", "stages.sft.examples.path", "No such file"),
         ("stages.opd.algorithm.teacher.model=./none", "stages.opd.algorithm.teacher.model", "is not a folder"),
+        ("stages.dpo.trainer.optimizer_from=nowhere", "stages.dpo.trainer.optimizer_from", "holds no optimizer"),
+        ("stages.sft.trainer.optimizer_from=nowhere", "stages.sft.trainer.optimizer_from", "holds no optimizer"),
         ("stages.opd.model=./none", "stages.opd.model", "is not a folder"),
         ("stages.opd.rollout.max_response_tokens=4000", "stages.opd.rollout.max_response_tokens", "context of 512"),
         ("stages.dpo.rollout.max_prompt_tokens=3", "stages.dpo.rollout.max_prompt_tokens", "allowed are 3"),
