@@ -1,9 +1,9 @@
 """The learner actor: one rank of the learner group, and rank 0's side of the weight channels.
 
-`step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore`, `save`, `begin_checkpoint` and
-`load_checkpoint` are collective: the group calls them on every rank in the same order. `send` and `finish_checkpoint`
-run in threads of their own beside the next step: what they send and write are copies that nothing changes. The
-learner's own code is imported by `start`: the driver, which makes this actor, needs none of it.
+`step` (or `begin_step`, `add`, `finish_step`), `publish`, `perturb`, `restore`, `save`, `save_optimizer`,
+`begin_checkpoint` and `load_checkpoint` are collective: the group calls them on every rank in the same order. `send`
+and `finish_checkpoint` run in threads of their own beside the next step: what they send and write are copies that
+nothing changes. The learner's own code is imported by `start`: the driver, which makes this actor, needs none of it.
 """
 
 import socket
@@ -192,6 +192,10 @@ class LearnerWorker:
         """Write a Hugging Face checkpoint, atomically."""
         assert self._tokenizer is not None, "start() comes first"
         self.learner.save(folder, self._tokenizer)
+
+    def save_optimizer(self, folder: Path) -> None:
+        """See `Learner.save_optimizer`."""
+        self.learner.save_optimizer(folder)
 
     def begin_checkpoint(self, folder: Path, export: Path, version: int) -> None:
         """Copy the training state, to be written to `folder` beside the next steps: see `Learner.begin_checkpoint`.

@@ -65,6 +65,10 @@ class Adapters:
         """The adapters' tensors by their names in the model, live."""
         return {name: tensor for name, tensor in own_state(self._model).items() if name in self._trained}
 
+    def base(self) -> dict[str, Tensor]:
+        """The tensors below the adapters by their names in the model, live."""
+        return {name: tensor for name, tensor in own_state(self._model).items() if name not in self._trained}
+
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
         """The tensors of `own_state` as a model without adapters has and names them, sharded as they are here."""

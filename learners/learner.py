@@ -26,8 +26,9 @@ from transformers import PreTrainedTokenizerBase
 
 from learners.adapters import WithoutAdapters
 from learners.backend import open_backend
+from learners.base_weights import BaseWeights
 from learners.batch import TrainBatch, TrainSequence
-from learners.checkpoint import load_sharded
+from learners.checkpoint import load_sharded, save_sharded
 from learners.checkpoint_writer import CheckpointWriter
 from learners.companion import Companion
 from learners.critic.advantages import asks_critic
@@ -102,6 +103,8 @@ class Learner:
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
         self._grid = open_grid(rank, world_size, trainer.sequence_parallel, trainer.step_timeout_s)
         self._policy, self._adapters = open_policy(model, trainer, self._grid.sequence_group, device)
+        # Before it is sharded: every rank has all of it.
+        self._base = None if self._adapters is None else BaseWeights(self._adapters.base())
         mesh = init_device_mesh(device.type, (world_size,))
         self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype, self._adapters)
         self._companions = {
@@ -127,6 +130,8 @@ class Learner:
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
         self._writer: CheckpointWriter | None = None
+        if trainer.optimizer_from is not None:
+            self._take_over_optimizer(Path(trainer.optimizer_from))
 
     def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
         """From now on, keep windows of these layers' hidden states from the passes that training makes anyway.
@@ -460,6 +465,29 @@ class Learner:
         self._expect_between_steps("loading a checkpoint")
         state = self._training_state()
         load_sharded(state, folder)
+        if self._base is not None:
+            self._base.check(folder)
+        self._backend.accept_training_state(state)
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Write the moments that AdamW keeps of each trained parameter, whole or not at all.
+
+        Raises:
+            CheckpointError: on every rank.
+            RuntimeError: a streamed step is half done.
+        """
+        self._expect_between_steps("writing the optimizer")
+        save_sharded(_moments(self._backend.training_state()), folder)
+
+    def _take_over_optimizer(self, folder: Path) -> None:
+        """Begin with the moments of another training of the same parameters; steps are counted, and the learning rate
+        warmed up, anew.
+
+        Raises:
+            CheckpointError: on every rank; it was another set of parameters.
+        """
+        state = self._backend.training_state()
+        load_sharded(_moments(state), folder)
         self._backend.accept_training_state(state)
 
     @property
@@ -480,4 +508,14 @@ class Learner:
             for key, value in companion.state().items()
         }
         critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
-        return {**self._backend.training_state(), **companions, **critic}
+        base = {} if self._base is None else self._base.state()
+        return {**self._backend.training_state(), **companions, **critic, **base}
+
+
+def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a training state, what AdamW keeps of each parameter."""
+    counted = f"{_OPTIMIZER}steps"
+    return {name: tensor for name, tensor in state.items() if name.startswith(_OPTIMIZER) and name != counted}
+
+
+_OPTIMIZER = "optimizer."

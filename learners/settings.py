@@ -81,6 +81,8 @@ class CriticSettings(Section):
     """First training steps, in which the critic learns alone and the policy stays as it is."""
     clip: float | None = Field(None, gt=0)
     """How far a value may move within one batch; None lets it."""
+    passes: int = Field(1, ge=1)
+    """Times that it reads each minibatch, an optimizer step each: it may learn faster than the policy moves."""
 
 
 class TermSettings(Section):
@@ -248,6 +250,10 @@ class TrainerSettings(Section):
     """CPU threads of each rank; None divides the machine's cores among the actors."""
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints, from which a run resumes, each with a Hugging Face model; 0 writes none."""
+    optimizer_from: str | None = None
+    """The `optimizer` folder of a finished run: training begins with its moments, and with none where this is None."""
+    keep_optimizer: bool = False
+    """Write the optimizer's moments beside the finished model."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many of them can be resumed from at a time; of older ones the model stays."""
     step_timeout_s: float = Field(1800.0, gt=0)

@@ -19,21 +19,35 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
 
 from learners.errors import first_line
-from orchestrator.config import Recipe
 from orchestrator.deadline import within
 from orchestrator.disk import disk_errors
 from orchestrator.errors import PacelineError, SettingError
-from orchestrator.run_state import RunState
+from orchestrator.stages.recipes import StageRecipe
 
 FORMAT = 1
 CARD, LEARNER, MODEL, DRAFTER = "run.json", "learner", "model", "drafter"
 CLOSE_S = 20.0
 """How long a run that stops waits for the checkpoint in progress."""
+
+
+class State(Protocol):
+    """What a driver remembers at a step boundary: a dataclass of what JSON can hold."""
+
+    @property
+    def step(self) -> int:
+        """Training steps made."""
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Checksum of each tensor at that step."""
+
+
+S = TypeVar("S", bound=State, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +57,19 @@ class Card:
     format: int
     recipe: dict[str, JsonValue]
     files: dict[str, int]
-    state: RunState
+    state: JsonValue
 
 
 _CARD = TypeAdapter(Card)
-_STATE = TypeAdapter(RunState)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Generic[S]):
     """One that can be resumed from."""
 
     path: Path
     recipe: dict[str, JsonValue]
-    state: RunState
+    state: S
 
     @property
     def learner(self) -> Path:
@@ -87,7 +100,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        recipe: Recipe,
+        recipe: StageRecipe,
         learners: CheckpointSource,
         save_drafter: Callable[[Path], Awaitable[None]] | None = None,
     ) -> None:
@@ -96,7 +109,7 @@ class Checkpoints:
         self._keep, self._timeout_s = recipe.trainer.keep_checkpoints, recipe.trainer.step_timeout_s
         self._writing: asyncio.Task[None] | None = None
 
-    async def write(self, state: RunState) -> None:
+    async def write(self, state: State) -> None:
         """Have the learner's state copied; everything is written from then on, beside the next steps.
 
         `state` is read before anything is waited for.
@@ -104,7 +117,7 @@ class Checkpoints:
         Raises:
             RunError: the checkpoint before this one could not be written, or this one not begun.
         """
-        content = _STATE.dump_python(state, mode="json")
+        content = TypeAdapter(type(state)).dump_python(state, mode="json")
         await self.settle()
         draft = self._draft(state.step)
         with disk_errors(f"the checkpoint {draft}"):
@@ -172,11 +185,17 @@ class Checkpoints:
         return self._folder / f".step-{step:06d}.partial"
 
 
-def find_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is anything to resume from among a run's checkpoints."""
+    return any((path / CARD).is_file() for path in _folders(folder))
+
+
+def find_checkpoint(folder: Path, state: type[S], step: int | None = None) -> Checkpoint[S]:
     """The newest checkpoint of a run, or that of this step.
 
     Args:
         folder: of all its checkpoints.
+        state: what the run's driver remembers.
 
     Raises:
         SettingError: there is none, or it is damaged.
@@ -191,25 +210,26 @@ def find_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
     if step not in whole:
         known = ", ".join(map(str, sorted(whole))) or "none"
         raise SettingError("--step", f"{folder} has no checkpoint of step {step}", f"there are: {known}")
-    return _read(whole[step])
+    return _read(whole[step], state)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, state: type[S]) -> Checkpoint[S]:
     fix = "resume from an older one with --step"
     try:
         card = _CARD.validate_python(json.loads((path / CARD).read_text(encoding="utf-8")))
+        remembered = TypeAdapter(state).validate_python(card.state) if card.format == FORMAT else None
     except (OSError, ValueError) as error:  # pydantic's ValidationError is one
         first = first_line(error)
         raise SettingError("RUN", f"{path / CARD} cannot be read: {first}", fix) from None
-    if card.format != FORMAT:
+    if remembered is None:
         raise SettingError("RUN", f"{path} has format {card.format}, this version reads {FORMAT}", fix)
     for name, size in card.files.items():
         file = path / LEARNER / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
-            state = "is missing" if found is None else f"has {found} bytes of {size}"
-            raise SettingError("RUN", f"the checkpoint is damaged: {file} {state}", fix)
-    return Checkpoint(path, card.recipe, card.state)
+            fault = "is missing" if found is None else f"has {found} bytes of {size}"
+            raise SettingError("RUN", f"the checkpoint is damaged: {file} {fault}", fix)
+    return Checkpoint(path, card.recipe, remembered)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -59,14 +59,13 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint, as if there had been no break."""
     from orchestrator.progress import Progress
-    from orchestrator.report import print_result
-    from orchestrator.resume import find_resumption
-    from orchestrator.run import run_recipe
+    from orchestrator.stages.report import print_any
+    from orchestrator.stages.resume import find_any_resumption, go_on
 
-    resumption = find_resumption(run, overrides or [], step)
+    found = find_any_resumption(run, overrides or [], step)
     with Progress(f"paceline resume {run}") as progress:
-        folder = run_recipe(resumption.recipe, progress, resumption)
-        status = print_result(folder, progress)
+        folder = go_on(found, progress)
+        status = print_any(folder, progress)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
 

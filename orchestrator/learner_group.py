@@ -98,6 +98,10 @@ class LearnerGroup:
         """Write the model as a Hugging Face checkpoint; what cannot be written whole is not there."""
         await self._collective("writing the model", [rank.save.remote(folder) for rank in self._ranks])
 
+    async def save_optimizer(self, folder: Path) -> None:
+        """Write what a later training of the same parameters may begin with (`trainer.optimizer_from`)."""
+        await self._collective("writing the optimizer", [rank.save_optimizer.remote(folder) for rank in self._ranks])
+
     async def begin_checkpoint(self, folder: Path, export: Path, version: int) -> None:
         """Copy the training state; it is written to `folder`, and the published `version` to `export`, from now on."""
         calls = [rank.begin_checkpoint.remote(folder, export, version) for rank in self._ranks]

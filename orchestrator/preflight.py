@@ -80,6 +80,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     config = AutoConfig.from_pretrained(model)
     context_length = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
     check_trainer(recipe.trainer, config)
+    check_optimizer(recipe.trainer)
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and context_length > limit:
         raise SettingError(
@@ -152,6 +153,14 @@ def check_trainer(trainer: TrainerSettings, config: PretrainedConfig) -> None:
         check_fit(config, trainer)
     except UnfitError as error:
         raise SettingError(error.setting, error.reason, error.fix) from None
+
+
+def check_optimizer(trainer: TrainerSettings) -> None:
+    """Raises: SettingError: there is none where `trainer.optimizer_from` says."""
+    source = trainer.optimizer_from
+    if source is not None and not (Path(source) / ".metadata").is_file():
+        fix = "name the optimizer folder of a run with trainer.keep_optimizer=true"
+        raise SettingError("trainer.optimizer_from", f"{source} holds no optimizer", fix)
 
 
 def find_model(name: str, progress: Progress) -> Path:

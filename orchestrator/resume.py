@@ -11,11 +11,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from learners.weights import WeightTruth
-from orchestrator.checkpoints import Checkpoint, find_checkpoint
+from orchestrator.checkpoints import Checkpoint, State, find_checkpoint
 from orchestrator.config import Recipe
 from orchestrator.errors import RunError, SettingError
 from orchestrator.recipe import load_recipe
 from orchestrator.run_directory import CONFIG, MODEL
+from orchestrator.run_state import RunState
+from orchestrator.stages.directory import status_of
+from orchestrator.stages.recipes import StageRecipe
 
 FIXED: Mapping[str, str] = {
     "seed": "the draws of the answers come from it",
@@ -40,7 +43,7 @@ class Resumption:
 
     folder: Path
     recipe: Recipe
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint[RunState]
 
     @property
     def step(self) -> int:
@@ -58,12 +61,33 @@ def find_resumption(folder: Path, overrides: Sequence[str] = (), step: int | Non
     Raises:
         SettingError: the folder holds no run or no usable checkpoint, or a setting cannot be changed in between.
     """
+    config = config_of(folder)
+    recipe = load_recipe(str(config), overrides)
+    checkpoint = find_checkpoint(folder / "checkpoints", RunState, step)
+    check_continuation(folder, recipe, checkpoint, FIXED)
+    return Resumption(folder, recipe, checkpoint)
+
+
+def config_of(folder: Path) -> Path:
+    """The recipe that a run left. Raises: SettingError: the folder holds no run."""
     config = folder / CONFIG
     if not config.is_file():
         raise SettingError("RUN", f"{folder} holds no run", "give the run_dir of a run, such as runs/quickstart-...")
-    recipe = load_recipe(str(config), overrides)
-    checkpoint = find_checkpoint(folder / "checkpoints", step)
-    for setting, why in FIXED.items():
+    return config
+
+
+def check_continuation(
+    folder: Path, recipe: StageRecipe, checkpoint: Checkpoint[State], fixed: Mapping[str, str]
+) -> None:
+    """Whether the run can go on from its checkpoint with this recipe.
+
+    Args:
+        fixed: settings that it keeps, and why.
+
+    Raises:
+        SettingError: it cannot, or has nothing left to do.
+    """
+    for setting, why in fixed.items():
         before, now = _at(checkpoint.recipe, setting), _at(recipe.model_dump(mode="json"), setting)
         if before != now:
             raise SettingError(setting, f"it cannot change when a run is resumed: {why}", f"leave it at {before}")
@@ -73,12 +97,12 @@ def find_resumption(folder: Path, overrides: Sequence[str] = (), step: int | Non
             f"the checkpoint has made {checkpoint.state.step} steps already, and {recipe.trainer.steps} are wanted",
             "raise it, or resume from an older --step",
         )
-    if checkpoint.state.step == recipe.trainer.steps and (folder / MODEL).is_dir():
+    ended = status_of(folder) == "completed" and (folder / MODEL).is_dir()
+    if checkpoint.state.step == recipe.trainer.steps and ended:
         raise SettingError("RUN", f"all of its {recipe.trainer.steps} steps are made", "raise trainer.steps to go on")
-    return Resumption(folder, recipe, checkpoint)
 
 
-def check_weights(checkpoint: Checkpoint, truth: WeightTruth) -> None:
+def check_weights(checkpoint: Checkpoint[State], truth: WeightTruth) -> None:
     """What the learner has loaded is, bit by bit, what it had published at that step.
 
     Raises:

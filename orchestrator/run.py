@@ -46,7 +46,7 @@ from orchestrator.resume import Resumption, check_weights
 from orchestrator.rollout_plane import RolloutPlane
 from orchestrator.run_directory import RunDirectory
 from orchestrator.run_log import RunLog
-from orchestrator.run_state import RunMemory, Spent
+from orchestrator.run_state import RunMemory, RunState, Spent
 from orchestrator.sampling import sampling_of
 from orchestrator.stages.batches import Batches, make_batches
 from orchestrator.summary import Status, summarise
@@ -75,7 +75,7 @@ class Run:
     watch: GapWatch
     memory: RunMemory
     checkpoints: Checkpoints
-    resumed: Checkpoint | None = None
+    resumed: Checkpoint[RunState] | None = None
 
 
 async def train(run: Run) -> None:
@@ -98,6 +98,8 @@ async def train(run: Run) -> None:
     run.activity.end()
     await evaluate(run, step=run.recipe.trainer.steps)
     await save(run, run.directory.model)
+    if run.recipe.trainer.keep_optimizer:
+        await run.actors.learners.save_optimizer(run.directory.optimizer)
     if run.speculation is not None:
         await run.speculation.save(run.directory.drafter)
 
@@ -195,7 +197,7 @@ async def conduct(
     directory: RunDirectory,
     log: RunLog,
     progress: Progress,
-    resumed: Checkpoint | None,
+    resumed: Checkpoint[RunState] | None,
 ) -> None:
     """Start the actors, put the parts together, train, and write the summary, however it ends."""
     started = time.perf_counter()
@@ -269,7 +271,7 @@ def assemble(
     log: RunLog,
     progress: Progress,
     started: float,
-    resumed: Checkpoint | None,
+    resumed: Checkpoint[RunState] | None,
 ) -> Run:
     """Put the parts of a run together, which began at `started`, seconds of the performance counter."""
     rollout, group_plan = recipe.rollout, plan_of(recipe)

@@ -3,13 +3,13 @@
 Invariants: it is made once, for this run; a folder that exists already is refused, unless the run goes on in it from a
 checkpoint: then what its logs hold beyond the checkpoint's marks is taken off, because it will happen again. One
 process at a time writes in it. Files that are read as a whole (config.yaml, summary.json, trace.json) appear complete
-or not at all; the .jsonl files hold whole lines at any time. A disk that refuses to take more ends the run with one
+or not at all; the .jsonl files hold whole lines at any time. All of it is strict JSON: a
+number that is not finite is null. A disk that refuses to take more ends the run with one
 line.
 """
 
 import fcntl
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,8 +19,9 @@ from typing import TextIO
 
 from orchestrator.disk import disk_errors
 from orchestrator.errors import SettingError
+from orchestrator.strict_json import strict_json
 
-MODEL, TRAINED_DRAFTER = "model", "drafter/trained"
+MODEL, OPTIMIZER, TRAINED_DRAFTER = "model", "optimizer", "drafter/trained"
 """Where a finished run has them."""
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 
@@ -67,6 +68,11 @@ class RunDirectory:
         return self.path / MODEL
 
     @property
+    def optimizer(self) -> Path:
+        """The moments with which the training of the model ended, in a run that keeps them."""
+        return self.path / OPTIMIZER
+
+    @property
     def drafter(self) -> Path:
         """The trained drafter, as vLLM loads it."""
         return self.path / TRAINED_DRAFTER
@@ -83,7 +89,7 @@ class RunDirectory:
 
     def set_aside(self) -> None:
         """What the end of the run wrote before it went on: it will end again."""
-        for end in (self.model, self.drafter):
+        for end in (self.model, self.optimizer, self.drafter):
             if end.exists():
                 number = next(n for n in itertools.count(1) if not end.with_name(f"{end.name}.{n}").exists())
                 end.rename(end.with_name(f"{end.name}.{number}"))
@@ -109,11 +115,11 @@ class RunDirectory:
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
-        self._whole("summary.json", json.dumps(content, indent=2))
+        self._whole("summary.json", strict_json(content, indent=2))
 
     def trace(self, content: Mapping[str, object]) -> None:
         """Write trace.json, whole or not at all."""
-        self._whole("trace.json", json.dumps(content))
+        self._whole("trace.json", strict_json(content))
 
     def _whole(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}"
@@ -170,4 +176,4 @@ def _length_on_disk(file: TextIO) -> int:
 
 
 def _write_line(file: TextIO, row: Mapping[str, object]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.write(strict_json(row, ascii_only=False) + "\n")

@@ -22,7 +22,7 @@ from learners.critic.value_loss import value_loss
 from learners.critic.value_model import ValueModel
 from learners.errors import PolicyError
 from learners.meter import TokenMeter, TokenStatistics
-from learners.micro_batch import MicroBatch
+from learners.micro_batch import Lesson, MicroBatch
 from learners.optimizer import ShardedAdamW
 from learners.policy import load_policy
 from learners.process_group import sum_over_ranks
@@ -74,6 +74,7 @@ class Critic:
         self._optimizer = ShardedAdamW(dict(self._model.named_parameters()), settings)
         self._skipped = SkippedUpdates("the critic", trainer.max_skipped_updates)
         self._taught = torch.zeros(2, dtype=torch.float64)
+        self._kept: list[MicroBatch] = []
 
     @property
     def steps(self) -> int:
@@ -102,9 +103,23 @@ class Critic:
         self._optimizer.begin_step()
 
     def learn(self, micro: MicroBatch, meter: TokenMeter) -> None:
-        """Add the gradients of a micro-batch that has a lesson."""
-        lesson = micro.lesson
-        assert lesson is not None, "`credit_tokens` gives one to every micro-batch"
+        """Add the gradients of a micro-batch that has a lesson, and keep it for the passes after this one."""
+        chosen, clipped = self._study(micro)
+        if self._settings.passes > 1:
+            self._kept.append(micro)
+        lesson = _lesson_of(micro)
+        meter.add("value_loss", chosen)
+        meter.add("value_clipped", clipped)
+        errors = (lesson.returns - lesson.values).double()
+        meter.add("value_error", errors)
+        meter.add("value_error_square", errors.square())
+        returns = lesson.returns.double()
+        meter.add("returns", returns)
+        meter.add("returns_square", returns.square())
+
+    def _study(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Returns: loss and clip, float64, of the tokens that taught."""
+        lesson = _lesson_of(micro)
         losses, clipped = value_loss(
             self._model(micro.packed, micro.positions), lesson.values, lesson.returns, self._settings.clip
         )
@@ -113,23 +128,28 @@ class Critic:
         total = chosen.sum()
         total.backward()
         self._taught += torch.stack([total.detach().double(), lesson.teaches.sum().double()]).cpu()
-        meter.add("value_loss", chosen)
-        meter.add("value_clipped", clipped[lesson.teaches].double())
-        errors = (lesson.returns - lesson.values).double()
-        meter.add("value_error", errors)
-        meter.add("value_error_square", errors.square())
-        returns = lesson.returns.double()
-        meter.add("returns", returns)
-        meter.add("returns_square", returns.square())
+        return chosen.detach().double(), clipped[lesson.teaches].double()
 
     def update(self) -> float:
-        """One optimizer step from all that was learned since the last.
+        """An optimizer step from all that was learned since the last update, and one for each further pass over it.
 
-        Returns: the gradient's norm before clipping; not finite where the update was left out, 0 where nothing taught.
+        Targets stay those of the first pass.
+
+        Returns: the greatest gradient norm before clipping; not finite where one was left out, 0 where nothing taught.
 
         Raises:
             DivergedError: too many in a row were left out.
         """
+        kept, self._kept = self._kept, []
+        norms = [self._step()]
+        for _ in range(self._settings.passes - 1):
+            for micro in kept:
+                self._study(micro)
+            norms.append(self._step())
+        return max(norms, key=lambda norm: (not math.isfinite(norm), norm))
+
+    def _step(self) -> float:
+        """See `update`, of one pass."""
         loss, count = sum_over_ranks(self._taught).tolist()
         norm = 0.0 if math.isfinite(loss) else math.nan
         if count and math.isfinite(loss):
@@ -142,11 +162,17 @@ class Critic:
         """Forget what was learned since the last update."""
         self._optimizer.discard()
         self._taught = torch.zeros_like(self._taught)
+        self._kept = []
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: live tensors by name, to be saved or filled in place."""
         weights = {f"model.{name}": value.detach() for name, value in self._model.named_parameters()}
         return {**weights, **{f"optimizer.{key}": value for key, value in self._optimizer.state().items()}}
+
+
+def _lesson_of(micro: MicroBatch) -> Lesson:
+    assert micro.lesson is not None, "`credit_tokens` gives one to every micro-batch"
+    return micro.lesson
 
 
 def describe_critic(statistics: TokenStatistics, norms: Sequence[float]) -> dict[str, float]:

@@ -16,6 +16,7 @@ import yaml
 from orchestrator.errors import RunError, SettingError
 from orchestrator.run_directory import MODEL
 from orchestrator.stages.overlay import dotted, value_at
+from orchestrator.strict_json import strict_json
 
 SUMMARY = "summary.json"
 
@@ -71,7 +72,7 @@ class StagesDirectory:
         """Write summary.json, whole or not at all."""
         draft = self.path / f".{SUMMARY}"
         try:
-            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            draft.write_text(strict_json(content, indent=2) + "\n", encoding="utf-8")
             os.replace(draft, self.path / SUMMARY)
         except OSError as error:
             fix = "free some space or set run_dir to another disk"

@@ -79,6 +79,7 @@ def _staged(tree: Tree) -> StagedRecipe:
         try:
             stage = _one(stage_tree)
             _check_models(stage, [before.name for before in stages])
+            _check_optimizer(stage, stages)
         except SettingError as error:
             raise SettingError(f"stages.{entry['name']}.{error.setting}", error.reason, error.fix) from None
         stages.append(stage)
@@ -95,7 +96,8 @@ def _stage_trees(tree: Tree) -> list[Tree]:
     """Each stage's settings, in full."""
     shared = {key: value for key, value in tree.items() if key not in OWN}
     made: list[Tree] = []
-    for number, entry in enumerate(_entries(tree)):
+    for number, full in enumerate(_entries(tree)):
+        entry = without(full, "optimizer")
         kind = str(entry.get("kind", "rl"))
         inherited = {key: value for key, value in shared.items() if key in _fields(kind)}
         for idle in IDLE.get(kind, ()):
@@ -103,7 +105,23 @@ def _stage_trees(tree: Tree) -> list[Tree]:
         if number:
             inherited["model"] = HANDED + str(made[-1]["name"])
         made.append(laid_over(laid_over(inherited, BROUGHT.get(kind, {}), RIVALS), entry, RIVALS))
+        if full.get("optimizer") == "carry":
+            _carry(made)
     return made
+
+
+def _carry(made: list[Tree]) -> None:
+    """Let the last of these stages begin with the optimizer of the one whose model it begins with."""
+    stage = made[-1]
+    model, setting = str(stage.get("model")), f"stages.{stage['name']}.optimizer"
+    givers = [number for number, before in enumerate(made[:-1]) if model == f"{HANDED}{before['name']}"]
+    if not givers:
+        reason = f"carry goes with the weights of a stage before it, and its model is {model}"
+        raise SettingError(setting, reason, "leave it out, or let model be stage:NAME")
+    if value_at(stage, "trainer.optimizer_from") is not None:
+        raise SettingError(setting, "carry is set, and trainer.optimizer_from too", "leave out one of the two")
+    made[-1] = laid_over(stage, {"trainer": {"optimizer_from": model}})
+    made[givers[0]] = laid_over(made[givers[0]], {"trainer": {"keep_optimizer": True}})
 
 
 def _fields(kind: str) -> set[str]:
@@ -128,9 +146,8 @@ def _check_entries(tree: Tree) -> None:
         ):
             if entry.get(alien) is not None:
                 raise SettingError(f"stages.{name}.{alien}", "does not belong to a stage", fix)
-        if entry.pop("optimizer", "reset") != "reset":
-            reason = "only reset can be had: what is handed over are the weights"
-            raise SettingError(f"stages.{name}.optimizer", reason, "leave it out, or set it to reset")
+        if (optimizer := entry.get("optimizer", "reset")) not in ("reset", "carry"):
+            raise SettingError(f"stages.{name}.optimizer", f"{optimizer!r} is not known", "set it to reset or carry")
         expand_words(entry)
 
 
@@ -150,6 +167,25 @@ def _check_models(stage: StageRecipe, before: Sequence[str]) -> None:
         if model.startswith(HANDED) and (name := model.removeprefix(HANDED)) not in before:
             known = f"stages before it: {', '.join(before)}" if before else "no stage is before it"
             raise SettingError(setting, f"{name} is no stage before this one{did_you_mean(name, before)}", known)
+
+
+def _check_optimizer(stage: StageRecipe, before: Sequence[StageRecipe]) -> None:
+    """Moments are of parameters: those of the stage that hands them over must be those that this one trains."""
+    source = stage.trainer.optimizer_from
+    if source is None or not source.startswith(HANDED):
+        return
+    giver = next((other for other in before if source == f"{HANDED}{other.name}"), None)
+    if giver is None or source != stage.model or not giver.trainer.keep_optimizer:
+        fix = "write optimizer: carry beside the stage's name instead"
+        raise SettingError("trainer.optimizer_from", f"{source} hands no optimizer over to this stage", fix)
+    adapted = [other.name for other in (giver, stage) if other.trainer.lora is not None]
+    if adapted:
+        reason = (
+            f"the optimizer of {giver.name} is carried, but {adapted[0]} trains adapters, which end with their stage"
+        )
+        raise SettingError("optimizer", reason, "leave it out, or train all weights in both")
+    if isinstance(stage, Recipe) and stage.keep is not None and stage.keep.restart:
+        raise SettingError("optimizer", "keep.restart begins each round with a fresh one", "leave out one of the two")
 
 
 def _override(tree: Tree, override: str) -> None:

@@ -1,6 +1,7 @@
 """Recipes beside the one of a run on engines: supervised steps alone, and several stages one after another."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
@@ -70,6 +71,14 @@ def models_of(recipe: StageRecipe) -> dict[str, str]:
         named["algorithm.reference.model"] = algorithm.reference.model
         named["algorithm.teacher.model"] = None if algorithm.teacher is None else algorithm.teacher.model
     return {setting: model for setting, model in named.items() if model is not None}
+
+
+def with_optimizer(recipe: StageRecipe, folder: Path | None) -> StageRecipe:
+    """The recipe with this in the place of another stage's optimizer."""
+    if not (recipe.trainer.optimizer_from or "").startswith(HANDED):
+        return recipe
+    taken = None if folder is None else str(folder)
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"optimizer_from": taken})})
 
 
 def with_models(recipe: StageRecipe, models: dict[str, str]) -> StageRecipe:

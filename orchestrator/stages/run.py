@@ -1,21 +1,33 @@
 """A run of several stages: each a run of its own, one after another, the model of one the beginning of the next.
 
 All stages are checked before the first begins: what cannot work in the third costs a line and no hours. A run that is
-started again in its folder goes on after the last stage that was completed.
+started again in its folder goes on in the first stage that is not complete, from its last checkpoint.
 """
 
 import time
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.checkpoints import has_checkpoint
 from orchestrator.config import Recipe
 from orchestrator.errors import PacelineError, SettingError
 from orchestrator.preflight import find_model, prepare
 from orchestrator.progress import Progress
+from orchestrator.resume import find_resumption
 from orchestrator.run import run_recipe
+from orchestrator.run_directory import OPTIMIZER
 from orchestrator.stages.directory import StagesDirectory, status_of, summary_of
 from orchestrator.stages.load import dump_any
-from orchestrator.stages.recipes import HANDED, AnyRecipe, StagedRecipe, StageRecipe, models_of, with_models
+from orchestrator.stages.recipes import (
+    HANDED,
+    AnyRecipe,
+    StagedRecipe,
+    StageRecipe,
+    models_of,
+    with_models,
+    with_optimizer,
+)
+from orchestrator.stages.supervised_resume import find_supervised_resumption
 from orchestrator.stages.supervised_run import prepare_examples, run_supervised
 from orchestrator.summary import Status
 
@@ -81,7 +93,7 @@ def check_all(recipe: StagedRecipe, progress: Progress) -> None:
     roots: dict[str, str] = {}
     for number, stage in enumerate(recipe.stages, start=1):
         progress.phase(f"checking stage {number} of {len(recipe.stages)}: {stage.name}")
-        rooted = with_models(stage, roots)
+        rooted = with_optimizer(with_models(stage, roots), None)
         try:
             _find_companions(rooted, progress)
             if isinstance(rooted, Recipe):
@@ -112,26 +124,31 @@ def _run_stage(recipe: StagedRecipe, directory: StagesDirectory, number: int, pr
     """Run one stage; returns whether it came to its end."""
     stage = recipe.stages[number - 1]
     progress.say(f"stage {number} of {len(recipe.stages)}: {stage.name} ({stage.kind})", "bold")
-    aside = directory.clear(number, stage.name)
+    folder = directory.stage(number, stage.name)
+    broken_off = has_checkpoint(folder / "checkpoints")
+    aside = None if broken_off else directory.clear(number, stage.name)
     if aside is not None:
-        progress.warn(f"stage {stage.name} was not finished and begins anew; what it left lies in {aside}")
+        progress.warn(
+            f"stage {stage.name} was stopped before its first checkpoint and begins anew; what it left lies in {aside}"
+        )
     handed = {
         HANDED + before.name: str(directory.model(place, before.name))
         for place, before in enumerate(recipe.stages[: number - 1], start=1)
     }
-    folder = directory.stage(number, stage.name)
-    settled = with_models(stage, handed).model_copy(
+    optimizer = Path(handed[stage.model]).with_name(OPTIMIZER) if stage.model in handed else None
+    settled = with_optimizer(with_models(stage, handed), optimizer).model_copy(
         update={"run_dir": str(folder), "name": f"{recipe.name}-{stage.name}"}
     )
-    _run_one(settled, progress, folder)
+    _run_one(settled, progress, folder, broken_off=broken_off)
     return status_of(folder) == "completed"
 
 
-def _run_one(stage: StageRecipe, progress: Progress, folder: Path) -> None:
+def _run_one(stage: StageRecipe, progress: Progress, folder: Path, *, broken_off: bool) -> None:
+    """Args: broken_off: the folder holds a checkpoint, from which the stage goes on."""
     if isinstance(stage, Recipe):
-        run_recipe(stage, progress)
+        run_recipe(stage, progress, find_resumption(folder) if broken_off else None)
     else:
-        run_supervised(stage, progress, folder)
+        run_supervised(stage, progress, folder, find_supervised_resumption(folder) if broken_off else None)
 
 
 def _summary(

@@ -5,6 +5,7 @@ Of the learner's metrics those that compare with an engine mean nothing here and
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from learners.batch import TrainBatch
@@ -16,24 +17,40 @@ from orchestrator.trackers import Tracker
 SHOWN = ("loss", "grad_norm", "skipped_updates", "entropy", "learning_rate", "trained_tokens", "tokens", "seconds")
 
 
+@dataclass(frozen=True, slots=True)
+class SupervisedTally:
+    """What the summary adds up: the loss of each step, learned tokens, examples shown."""
+
+    losses: tuple[float, ...] = ()
+    tokens: int = 0
+    examples: int = 0
+
+
 class SupervisedLog:
     """Args: steps: of the stage."""
 
     def __init__(self, directory: RunDirectory, progress: Progress, trackers: Sequence[Tracker], steps: int) -> None:
         self._directory, self._progress, self._trackers, self._steps = directory, progress, trackers, steps
-        self._losses: list[float] = []
-        self._tokens = self._examples = 0
+        self.tally = SupervisedTally()
+        """Of all processes of the run; set it where the run goes on."""
 
     def stepped(self, step: int, batch: TrainBatch, learner: Mapping[str, float]) -> None:
         """One training step is done."""
-        self._losses.append(learner["loss"])
-        self._tokens += batch.loss_tokens
-        self._examples += len(batch.sequences)
+        before = self.tally
+        self.tally = SupervisedTally(
+            (*before.losses, learner["loss"]),
+            before.tokens + batch.loss_tokens,
+            before.examples + len(batch.sequences),
+        )
         metrics = {f"learner/{name}": learner[name] for name in SHOWN}
         self._directory.metrics({"step": step, "time": time.time(), **metrics})
         for tracker in self._trackers:
             tracker.log(step, metrics)
         self._progress.part(step, self._steps, f"loss {learner['loss']:.3f}")
+
+    def resumed(self, step: int) -> None:
+        """The run goes on after this step."""
+        self._directory.event({"time": time.time(), "event": "run_resumed", "step": step})
 
     def warned(self, message: str) -> None:
         self._directory.event({"time": time.time(), "event": "warning", "message": message})
@@ -45,7 +62,7 @@ class SupervisedLog:
         Args:
             examples: in the data.
         """
-        losses = self._losses
+        losses = self.tally.losses
         self._directory.summary(
             {
                 "status": status,
@@ -54,9 +71,9 @@ class SupervisedLog:
                 "wall_s": round(wall_s, 3),
                 "loss_first": fmean(losses[:ENDS]) if losses else None,
                 "loss_last": fmean(losses[-ENDS:]) if losses else None,
-                "tokens_trained": self._tokens,
+                "tokens_trained": self.tally.tokens,
                 "examples": examples,
-                "epochs": round(self._examples / examples, 3),
+                "epochs": round(self.tally.examples / examples, 3),
             }
         )
         for tracker in self._trackers:

@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from tests.end_to_end.conftest import RunFolder, paceline, run
+from tests.end_to_end.test_resume import kill_after, rows
 
 pytestmark = pytest.mark.slow
 WriteRecipe = Callable[..., Path]
@@ -83,6 +84,53 @@ def test_stages_hand_over_and_are_not_repeated(write_recipe: WriteRecipe, exampl
     changed = paceline("train", str(recipe), "stages.sft.trainer.steps=4")
     assert changed.code == 2
     assert "stages.sft.trainer.steps was 3 and is 4" in changed.err
+
+
+@pytest.mark.timeout(600)
+def test_a_stage_that_is_killed_goes_on_where_it_was(write_recipe: WriteRecipe, examples: str, tmp_path: Path) -> None:
+    sft = {"name": "sft", "kind": "sft", "examples": {"path": examples}}
+    rl = {"name": "rl", "optimizer": "carry", "trainer": {"steps": 8, "checkpoint_every": 2}}
+    recipe = write_recipe(stages=[sft, rl])
+    whole = RunFolder(tmp_path / "run")
+    first, second = (RunFolder(whole.path / "stages" / name) for name in ("1-sft", "2-rl"))
+    kill_after(recipe, second, checkpoint=2, step=3)
+    assert (first.path / "optimizer" / ".metadata").is_file()
+    made = (first.path / "summary.json").stat().st_mtime_ns
+
+    refused = paceline("resume", str(whole.path), "seed=3")
+    assert "holds several stages, which go on as they began" in refused.err
+    resumed = paceline("resume", str(whole.path))
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert "stage 1 sft: complete already" in resumed.out
+    assert (first.path / "summary.json").stat().st_mtime_ns == made
+    assert [row["step"] for row in rows(second)] == list(range(1, 9))
+    (going_on,) = second.events("run_resumed")
+    assert int(str(going_on["step"])) >= 2
+    assert not list((whole.path / "stages").glob("*.attempt-*"))
+    assert whole.summary["status"] == "completed"
+    assert same(weights(second.path / "model"), weights(whole.path / "model"))
+
+
+@pytest.mark.timeout(600)
+def test_supervised_steps_that_are_killed_go_on_with_the_same_examples(
+    write_recipe: WriteRecipe, examples: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    trainer = {**yaml.safe_load(write_recipe().read_text())["trainer"], "steps": 60}
+    sft = {"name": "sft", "kind": "sft", "model": str(checkpoint), "examples": {"path": examples}}
+    recipe = tmp_path / "sft.yaml"
+    killed, straight = RunFolder(tmp_path / "killed"), RunFolder(tmp_path / "straight")
+    recipe.write_text(yaml.safe_dump({**sft, "trainer": trainer}))
+    run(recipe, f"run_dir={straight.path}")
+    recipe.write_text(yaml.safe_dump({**sft, "trainer": {**trainer, "checkpoint_every": 5}}))
+    kill_after(recipe, killed, f"run_dir={killed.path}", checkpoint=5, step=6)
+    resumed = paceline("resume", str(killed.path))
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert [row["step"] for row in rows(killed)] == list(range(1, 61))
+    (going_on,) = killed.events("run_resumed")
+    assert 5 <= int(str(going_on["step"])) < 60
+    assert {**killed.summary, "wall_s": 0} == {**straight.summary, "wall_s": 0}
+    assert same(weights(killed.path / "model"), weights(straight.path / "model"))
+    assert "all of its 60 steps are made" in paceline("resume", str(killed.path)).err
 
 
 def test_a_round_of_rejection_sampling_may_begin_anew(write_recipe: WriteRecipe) -> None:

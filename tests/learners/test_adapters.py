@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learners.adapters import Adapters, WithoutAdapters, find_targets
-from learners.errors import UnfitError
+from learners.errors import CheckpointError, UnfitError
 from learners.learner import Learner
 from learners.packing import pack
 from learners.policy import load_policy, token_logprobs
@@ -139,6 +139,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model: str, tmp_path: Path) -
     second.load_checkpoint(tmp_path / "checkpoint")
     second.step(random_batch(seed=2))
     assert all(torch.equal(value, parameters(second)[name]) for name, value in parameters(straight).items())
+
+
+@pytest.mark.usefixtures("group")
+def test_adapters_over_another_base_are_refused_in_one_line(model: str, tmp_path: Path) -> None:
+    """Of the same shape: nothing else in the checkpoint would tell."""
+    make(model).save_checkpoint(tmp_path / "checkpoint")
+    tiny_model(seed=5).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="were trained over another base") as caught:
+        make(str(tmp_path / "other")).load_checkpoint(tmp_path / "checkpoint")
+    assert "\n" not in str(caught.value)
 
 
 KL = {"terms": [{"name": "kl_k2", "weight": 0.5}]}

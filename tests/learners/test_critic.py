@@ -160,22 +160,50 @@ def test_a_value_is_of_the_state_before_its_token(model: str) -> None:
     assert (after - other_after).abs().item() > 1e-5
 
 
+def telling(seed: int) -> TrainBatch:
+    """Answers of low tokens earn 1, those of high ones 0: after an answer's first token its reward can be foreseen."""
+    items = []
+    for number, item in enumerate(random_batch(seed=seed).sequences):
+        low = number % 2
+        tokens = tuple(token % 20 + (0 if low else 20) for token in item.response_ids)
+        items.append(replace(item, response_ids=tokens, reward=float(low)))
+    return TrainBatch(3, tuple(items))
+
+
+def explained(model: str, steps: int, **critic: float) -> list[float]:
+    """Explained variance of each step on fresh batches, under the values from before the step."""
+    asked = {"warmup_steps": 99, **critic}
+    learner = make(model, {"advantage_options": {"lam": 1.0}, "critic": asked})
+    return [learner.step(telling(seed))["explained_variance"] for seed in range(steps)]
+
+
 @pytest.mark.usefixtures("group")
 def test_the_critic_learns_which_answers_earn_a_reward(model: str) -> None:
-    """Answers of low tokens earn 1, those of high ones 0: after a while a value tells them apart, the answer's first
-    alone excepted."""
-    learner = make(model, {"advantage_options": {"lam": 1.0}, "critic": {"warmup_steps": 99, "learning_rate": 1e-2}})
-    metrics = []
-    for seed in range(25):
-        items = []
-        for number, item in enumerate(random_batch(seed=seed).sequences):
-            low = number % 2
-            tokens = tuple(token % 20 + (0 if low else 20) for token in item.response_ids)
-            items.append(replace(item, response_ids=tokens, reward=float(low)))
-        metrics.append(learner.step(TrainBatch(3, tuple(items))))
-    assert metrics[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)
-    late = [entry["explained_variance"] for entry in metrics[-5:]]
-    assert sum(late) / 5 > 0.5, late
+    """After a while a value tells them apart, the answer's first alone excepted."""
+    seen = explained(model, 25, learning_rate=1e-2)
+    assert seen[0] == pytest.approx(0.0, abs=1e-6)
+    assert sum(seen[-5:]) / 5 > 0.5, seen
+
+
+@pytest.mark.usefixtures("group")
+def test_further_passes_over_a_batch_are_further_steps_on_it(model: str) -> None:
+    """With lam = 1 the targets are the rewards whatever the critic says, so three passes are three steps."""
+    alone = {"advantage_options": {"lam": 1.0}}
+    thrice = make(model, {**alone, "critic": {"warmup_steps": 9, "passes": 3}})
+    once = make(model, {**alone, "critic": {"warmup_steps": 9}})
+    seen = [once.step(telling(0)) for _ in range(3)]
+    metrics = thrice.step(telling(0))
+    expected, found = whole_state(once), whole_state(thrice)
+    assert all(torch.equal(found[name], expected[name]) for name in found if name.startswith("critic.model."))
+    assert metrics["value_loss"] == seen[0]["value_loss"], "of the first pass"
+    assert metrics["critic_grad_norm"] == max(one["critic_grad_norm"] for one in seen)
+
+
+@pytest.mark.usefixtures("group")
+def test_in_a_short_run_several_passes_foresee_what_one_does_not_yet(model: str) -> None:
+    one, four = (explained(model, 8, learning_rate=2e-3, passes=passes) for passes in (1, 4))
+    assert sum(one[-3:]) / 3 < 0.25, one
+    assert sum(four[-3:]) / 3 > 0.3, four
 
 
 @pytest.mark.usefixtures("group")

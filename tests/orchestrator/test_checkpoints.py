@@ -104,11 +104,11 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path: Path) -> None:
     play(write_some, tmp_path)
-    found = find_checkpoint(tmp_path)
+    found = find_checkpoint(tmp_path, RunState)
     assert found.state == state(30)
     assert found.recipe == recipe().model_dump(mode="json")
     assert (found.learner / ".metadata").is_file()
-    assert find_checkpoint(tmp_path, 20).state == state(20)
+    assert find_checkpoint(tmp_path, RunState, 20).state == state(20)
 
 
 def test_of_older_checkpoints_the_model_alone_stays(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_of_older_checkpoints_the_model_alone_stays(tmp_path: Path) -> None:
     assert names(tmp_path / "step-000010") == ["model"]
     assert names(tmp_path / "step-000020") == ["learner", "model", "run.json"]
     with pytest.raises(SettingError, match=r"no checkpoint of step 10; there are: 20, 30"):
-        find_checkpoint(tmp_path, 10)
+        find_checkpoint(tmp_path, RunState, 10)
 
 
 def test_nothing_is_a_checkpoint_until_all_of_it_is_written_and_one_is_written_at_a_time(tmp_path: Path) -> None:
@@ -126,15 +126,15 @@ def test_nothing_is_a_checkpoint_until_all_of_it_is_written_and_one_is_written_a
         await checkpoints.write(state(10))
         checkpoints.check()
         with pytest.raises(SettingError, match="no checkpoint"):
-            find_checkpoint(tmp_path)
+            find_checkpoint(tmp_path, RunState)
         second = asyncio.create_task(checkpoints.write(state(20)))
         await asyncio.sleep(0.05)
         assert disk.copied == [10], "the second waits: the host holds one copy"
         disk.gate.set()
         await second
-        assert find_checkpoint(tmp_path, 10).state.step == 10
+        assert find_checkpoint(tmp_path, RunState, 10).state.step == 10
         await checkpoints.settle()
-        assert find_checkpoint(tmp_path).state.step == 20
+        assert find_checkpoint(tmp_path, RunState).state.step == 20
 
     play(work, tmp_path)
 
@@ -150,7 +150,7 @@ def test_the_state_is_that_of_the_call_whatever_happens_while_it_waits(tmp_path:
         disk.gate.set()
         await writing
         await checkpoints.settle()
-        assert find_checkpoint(tmp_path).state == state(20)
+        assert find_checkpoint(tmp_path, RunState).state == state(20)
 
     play(work, tmp_path)
 
@@ -168,7 +168,7 @@ def test_a_write_that_fails_is_told_at_the_next_step_and_leaves_the_one_before(t
 
     play(work, tmp_path)
     assert names(tmp_path) == ["step-000010"]
-    assert find_checkpoint(tmp_path).state.step == 10
+    assert find_checkpoint(tmp_path, RunState).state.step == 10
 
 
 def test_what_a_run_wrote_beyond_the_step_it_goes_on_from_did_not_happen(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, harm: Callable[[Path],
     play(write_some, tmp_path)
     harm(tmp_path / "step-000030")
     with pytest.raises(SettingError, match="resume from an older one with --step") as error:
-        find_checkpoint(tmp_path)
+        find_checkpoint(tmp_path, RunState)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    assert find_checkpoint(tmp_path, 20).state.step == 20
+    assert find_checkpoint(tmp_path, RunState, 20).state.step == 20
 
 
 @pytest.fixture
@@ -249,6 +249,8 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_one_line(tmp_path: Pa
 def test_a_run_that_is_complete_goes_on_only_for_more_steps(run: Path) -> None:
     assert find_resumption(run, ["trainer.steps=30"]).step == 30, "it broke off before its model was written"
     (run / "model").mkdir()
+    assert find_resumption(run, ["trainer.steps=30"]).step == 30, "it broke off before its summary was written"
+    (run / "summary.json").write_text('{"status": "completed"}')
     with pytest.raises(SettingError, match=r"all of its 30 steps are made; raise trainer.steps"):
         find_resumption(run, ["trainer.steps=30"])
     assert find_resumption(run, ["trainer.steps=31"]).recipe.trainer.steps == 31

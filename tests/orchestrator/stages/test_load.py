@@ -10,7 +10,14 @@ from orchestrator.config import Recipe
 from orchestrator.errors import SettingError
 from orchestrator.recipe import load_recipe, shipped_recipes
 from orchestrator.stages.load import dump_any, load_any
-from orchestrator.stages.recipes import AnyRecipe, StagedRecipe, SupervisedRecipe, models_of, with_models
+from orchestrator.stages.recipes import (
+    AnyRecipe,
+    StagedRecipe,
+    SupervisedRecipe,
+    models_of,
+    with_models,
+    with_optimizer,
+)
 
 Write = Callable[..., Path]
 SFT = {"name": "sft", "kind": "sft", "examples": {"path": "x.jsonl"}}
@@ -156,6 +163,61 @@ def test_what_a_kind_has_no_use_for_is_not_inherited(write: Write) -> None:
     assert (rl.surrogate, rl.aggregation) == ("gspo", "sequence")
 
 
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def test_an_optimizer_is_carried_from_the_stage_whose_model_it_goes_with(write: Write, tmp_path: Path) -> None:
+    recipe = staged(write(SFT, {"name": "other"}, {**RL, "model": "stage:sft", "optimizer": "carry"}))
+    assert [stage.trainer.optimizer_from for stage in recipe.stages] == [None, None, "stage:sft"]
+    assert [stage.trainer.keep_optimizer for stage in recipe.stages] == [True, False, False]
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_any(recipe), encoding="utf-8")
+    assert staged(again) == recipe
+    settled = with_optimizer(recipe.stages[2], Path("run/stages/1-sft/optimizer"))
+    assert settled.trainer.optimizer_from == "run/stages/1-sft/optimizer"
+    assert with_optimizer(recipe.stages[0], Path("x")) == recipe.stages[0]
+
+
+@pytest.mark.parametrize(
+    ("stages", "setting", "says"),
+    [
+        ([{**RL, "optimizer": "carry"}], "stages.rl.optimizer", "its model is starter"),
+        ([SFT, {**RL, "optimizer": "carry", "model": "hub/other"}], "stages.rl.optimizer", "its model is hub/other"),
+        (
+            [SFT, {**RL, "optimizer": "carry", "trainer": {"optimizer_from": "there"}}],
+            "stages.rl.optimizer",
+            "leave out one of the two",
+        ),
+        (
+            [SFT, {**RL, "optimizer": "carry", "trainer": {"lora": {"rank": 4}}}],
+            "stages.rl.optimizer",
+            "rl trains adapters, which end with their stage",
+        ),
+        (
+            [{**SFT, "trainer": {"lora": {"rank": 4}}}, {**RL, "optimizer": "carry"}],
+            "stages.rl.optimizer",
+            "sft trains adapters",
+        ),
+        (
+            [SFT, {**RL, "kind": "rejection", "optimizer": "carry", "keep": {"restart": True}}],
+            "stages.rl.optimizer",
+            "keep.restart begins each round with a fresh one",
+        ),
+        (
+            [SFT, {**RL, "trainer": {"optimizer_from": "stage:sft"}}],
+            "stages.rl.trainer.optimizer_from",
+            "write optimizer: carry",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_be_carried_is_refused(
+    write: Write, stages: list[object], setting: str, says: str
+) -> None:
+    error = fault(write(*stages))
+    assert error.setting == setting
+    assert says in str(error)
+
+
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +253,7 @@ def test_an_override_that_no_stage_takes_is_refused(write: Write) -> None:
         ({"model": "stage:third"}, "stages.third.model", "stages before it: sft, rl"),
         ({"run_dir": "here"}, "stages.third.run_dir", "each has a folder in it"),
         ({"stages": [{}]}, "stages.third.stages", "do not nest"),
-        ({"optimizer": "carry"}, "stages.third.optimizer", "only reset can be had"),
+        ({"optimizer": "keep"}, "stages.third.optimizer", "'keep' is not known"),
         ({"keep": {}}, "stages.third.keep", "means nothing where kind is rl"),
         ({"pairs": {"rule": "random"}}, "stages.third.pairs", "means nothing where kind is rl"),
         ({"kind": "rejection", "algorithm": {"surrogate": "gspo"}}, "stages.third.algorithm.surrogate", "rejection"),

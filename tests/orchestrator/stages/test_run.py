@@ -47,13 +47,15 @@ class Stand:
 
     def __init__(self) -> None:
         self.told: list[StageRecipe] = []
+        self.broken_off: list[bool] = []
         self.ends: dict[str, str] = {}
 
-    def __call__(self, stage: StageRecipe, progress: Progress, folder: Path) -> None:
+    def __call__(self, stage: StageRecipe, progress: Progress, folder: Path, *, broken_off: bool) -> None:
         self.told.append(stage)
+        self.broken_off.append(broken_off)
         name = folder.name.partition("-")[2]
         status = self.ends.get(name, "completed")
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=broken_off)
         (folder / "summary.json").write_text(json.dumps({"status": status, "steps": 3, "loss_first": 2.0}))
         if status == "completed":
             (folder / "model").mkdir()
@@ -126,6 +128,20 @@ def test_a_stage_that_stops_ends_the_run_and_is_where_it_goes_on(recipe: StagedR
     assert summary(recipe)["status"] == "completed"
 
 
+def test_a_stage_that_left_a_checkpoint_goes_on_from_it(recipe: StagedRecipe, stand: Stand) -> None:
+    stand.ends = {"dpo": "failed"}
+    with pytest.raises(RunError):
+        run_stages(recipe, Progress("test"))
+    assert recipe.run_dir is not None
+    card = Path(recipe.run_dir) / "stages" / "2-dpo" / "checkpoints" / "step-000002" / "run.json"
+    card.parent.mkdir(parents=True)
+    card.touch()
+    stand.ends, stand.told, stand.broken_off = {}, [], []
+    run_stages(recipe, Progress("test"))
+    assert list(zip(stand.names, stand.broken_off, strict=True)) == [("mine-dpo", True), ("mine-opd", False)]
+    assert not list(card.parents[2].parent.glob("*.attempt-*"))
+
+
 def test_a_stage_that_breaks_breaks_the_run_by_name(recipe: StagedRecipe, stand: Stand) -> None:
     stand.ends = {"dpo": "failed"}
     with pytest.raises(RunError, match="dpo broke"):
@@ -145,6 +161,8 @@ def test_what_is_sound_passes_the_check(recipe: StagedRecipe) -> None:
         ("stages.dpo.data.path=nowhere.jsonl", "stages.dpo.data.path", "does not exist"),
         ("stages.sft.examples.path=nowhere.jsonl", "stages.sft.examples.path", "No such file"),
         ("stages.opd.algorithm.teacher.model=./none", "stages.opd.algorithm.teacher.model", "is not a folder"),
+        ("stages.dpo.trainer.optimizer_from=nowhere", "stages.dpo.trainer.optimizer_from", "holds no optimizer"),
+        ("stages.sft.trainer.optimizer_from=nowhere", "stages.sft.trainer.optimizer_from", "holds no optimizer"),
         ("stages.opd.model=./none", "stages.opd.model", "is not a folder"),
         ("stages.opd.rollout.max_response_tokens=4000", "stages.opd.rollout.max_response_tokens", "context of 512"),
         ("stages.dpo.rollout.max_prompt_tokens=3", "stages.dpo.rollout.max_prompt_tokens", "allowed are 3"),
