@@ -109,6 +109,7 @@ def start_ray(settings: RaySettings, *, actors: int) -> None:
         return
     try:
         ray.init(
+            address="local",  # one of our own, also where another cluster runs on this machine
             num_cpus=max(os.cpu_count() or 1, actors),
             include_dashboard=False,
             object_store_memory=settings.object_store_mb * 2**20,
