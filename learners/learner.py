@@ -28,8 +28,6 @@ from learners.adapters import WithoutAdapters
 from learners.backend import open_backend
 from learners.base_weights import BaseWeights
 from learners.batch import TrainBatch, TrainSequence
-from learners.checkpoint import load_sharded, save_sharded
-from learners.checkpoint_writer import CheckpointWriter
 from learners.companion import Companion
 from learners.critic.advantages import asks_critic
 from learners.critic.credit import credit_tokens
@@ -50,6 +48,7 @@ from learners.settings import AlgorithmSettings, CompanionSettings, TrainerSetti
 from learners.sharding import cut_like, local_shard
 from learners.skipped_updates import SkippedUpdates
 from learners.trained_policy import open_policy
+from learners.training_record import TrainingRecord
 from learners.training_step import Trainee, TrainingStep
 from learners.weights import TensorSpec, WeightManifest, WeightTruth, checksum
 
@@ -104,7 +103,7 @@ class Learner:
         self._grid = open_grid(rank, world_size, trainer.sequence_parallel, trainer.step_timeout_s)
         self._policy, self._adapters = open_policy(model, trainer, self._grid.sequence_group, device)
         # Before it is sharded: every rank has all of it.
-        self._base = None if self._adapters is None else BaseWeights(self._adapters.base())
+        base = None if self._adapters is None else BaseWeights(self._adapters.base())
         mesh = init_device_mesh(device.type, (world_size,))
         self._backend = open_backend(self._policy, trainer, mesh, self._wire_dtype, self._adapters)
         self._companions = {
@@ -115,6 +114,9 @@ class Learner:
         if asks_critic(algorithm.advantage):
             vocabulary = self._policy.model.config.vocab_size
             self._critic = Critic(algorithm, trainer, model, vocabulary=vocabulary, mesh=mesh, dtype=self._wire_dtype)
+        self._record = TrainingRecord(
+            self._backend, self._companions, self._critic, base, timeout_s=trainer.step_timeout_s
+        )
         self._trainee = Trainee(
             self._backend,
             algorithm,
@@ -129,9 +131,8 @@ class Learner:
         self._windows: list[Window] = []
         self._streamed: _StreamedStep | None = None
         self._perturbation: Perturbation | None = None
-        self._writer: CheckpointWriter | None = None
         if trainer.optimizer_from is not None:
-            self._take_over_optimizer(Path(trainer.optimizer_from))
+            self._record.take_over_optimizer(Path(trainer.optimizer_from))
 
     def capture(self, layers: Sequence[int], settings: CaptureSettings) -> None:
         """From now on, keep windows of these layers' hidden states from the passes that training makes anyway.
@@ -437,9 +438,7 @@ class Learner:
         """
         self._expect_between_steps("a checkpoint")
         self._expect_true_weights("a checkpoint")
-        if self._writer is None:
-            self._writer = CheckpointWriter(self._trainer.step_timeout_s)
-        self._writer.begin(self._training_state(), folder)
+        self._record.begin(folder)
 
     def finish_checkpoint(self) -> None:
         """Until the checkpoint that was begun is on the disk; another thread may wait while this one trains.
@@ -447,8 +446,7 @@ class Learner:
         Raises:
             CheckpointError: on every rank, where it could not be written.
         """
-        if self._writer is not None:
-            self._writer.finish()
+        self._record.finish()
 
     def save_checkpoint(self, folder: Path) -> None:
         """The same, and wait for it."""
@@ -463,11 +461,7 @@ class Learner:
             RuntimeError: a streamed step is half done.
         """
         self._expect_between_steps("loading a checkpoint")
-        state = self._training_state()
-        load_sharded(state, folder)
-        if self._base is not None:
-            self._base.check(folder)
-        self._backend.accept_training_state(state)
+        self._record.load(folder)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write the moments that AdamW keeps of each trained parameter, whole or not at all.
@@ -477,18 +471,7 @@ class Learner:
             RuntimeError: a streamed step is half done.
         """
         self._expect_between_steps("writing the optimizer")
-        save_sharded(_moments(self._backend.training_state()), folder)
-
-    def _take_over_optimizer(self, folder: Path) -> None:
-        """Begin with the moments of another training of the same parameters; steps are counted, and the learning rate
-        warmed up, anew.
-
-        Raises:
-            CheckpointError: on every rank; it was another set of parameters.
-        """
-        state = self._backend.training_state()
-        load_sharded(_moments(state), folder)
-        self._backend.accept_training_state(state)
+        self._record.save_optimizer(folder)
 
     @property
     def steps(self) -> int:
@@ -500,22 +483,3 @@ class Learner:
         full = self._backend.full_weights(keep=self._rank == 0)
         # Offloaded shards make full tensors in main memory, and engines are sent what lies on the device.
         return checkpoint_names(self._policy.model, {name: value.to(self._device) for name, value in full.items()})
-
-    def _training_state(self) -> dict[str, Tensor]:
-        companions = {
-            f"{name}.{key}": value
-            for name, companion in self._companions.items()
-            for key, value in companion.state().items()
-        }
-        critic = {} if self._critic is None else {f"critic.{key}": value for key, value in self._critic.state().items()}
-        base = {} if self._base is None else self._base.state()
-        return {**self._backend.training_state(), **companions, **critic, **base}
-
-
-def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a training state, what AdamW keeps of each parameter."""
-    counted = f"{_OPTIMIZER}steps"
-    return {name: tensor for name, tensor in state.items() if name.startswith(_OPTIMIZER) and name != counted}
-
-
-_OPTIMIZER = "optimizer."

@@ -79,7 +79,7 @@ BUILT_IN: Mapping[str, str] = {
     "verilog": "rewards.verilog_design",
 }
 
-GIVES_SPANS = frozenset({"anytime_brpo"})
+GIVES_SPANS = frozenset({"anytime_brpo", "capo_credit"})
 """Those of them that reward parts of an answer beside the whole."""
 
 _Options = ParamSpec("_Options")

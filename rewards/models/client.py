@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -26,6 +26,7 @@ REMEMBERED = 1024
 """Newest replies that are kept."""
 _Reply = TypeVar("_Reply", bound=BaseModel)
 _Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 class _Said(BaseModel):
@@ -55,9 +56,9 @@ class _Data(BaseModel, Generic[_Item]):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A call and its reply; `begun` is set when it stands in line no longer."""
+    """A call and what was read from its reply; `begun` is set when it stands in line no longer."""
 
-    reply: "asyncio.Task[bytes]"
+    reply: "asyncio.Task[object]"
     begun: asyncio.Event
 
     @property
@@ -91,53 +92,73 @@ class HttpModel:
             "temperature": temperature,
             "seed": seed,
         }
-        said = self._read(_Chat, await self._reply("/chat/completions", asked)).choices[:n]
-        if not said:
-            raise self._malformed("a reply without a choice")
-        return [choice.message.content for choice in said]
+
+        def read(reply: bytes) -> list[str]:
+            said = self._read(_Chat, reply).choices[:n]
+            if not said:
+                raise self._malformed("a reply without a choice")
+            return [choice.message.content for choice in said]
+
+        return await self._reply("/chat/completions", asked, read)
 
     async def classify(self, messages: Sequence[Message]) -> list[float]:
+        def read(reply: bytes) -> list[float]:
+            found = self._read(_Data[_Class], reply).data
+            if len(found) != 1 or not found[0].probs or not all(0 <= value <= 1 for value in found[0].probs):
+                raise self._malformed("a classification without probabilities")
+            return found[0].probs
+
         # The route of vLLM's server, beside those that OpenAI knows.
-        reply = await self._reply("/classify", {"messages": _as_json(messages)}, beside=True)
-        found = self._read(_Data[_Class], reply).data
-        if len(found) != 1 or not found[0].probs or not all(0 <= value <= 1 for value in found[0].probs):
-            raise self._malformed("a classification without probabilities")
-        return found[0].probs
+        return await self._reply("/classify", {"messages": _as_json(messages)}, read, beside=True)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         asked: dict[str, Json] = {"input": [_sendable(text) for text in texts], "encoding_format": "float"}
-        found = self._read(_Data[_Vector], await self._reply("/embeddings", asked)).data
-        vectors = [item.embedding for item in sorted(found, key=lambda item: item.index)]
-        sizes = {len(vector) for vector in vectors}
-        finite = all(math.isfinite(value) for vector in vectors for value in vector)
-        if len(vectors) != len(texts) or len(sizes) > 1 or 0 in sizes or not finite:
-            raise self._malformed(
-                f"{len(vectors)} vectors for {len(texts)} texts, or none of one length and of finite numbers"
-            )
-        return vectors
+
+        def read(reply: bytes) -> list[list[float]]:
+            found = self._read(_Data[_Vector], reply).data
+            vectors = [item.embedding for item in sorted(found, key=lambda item: item.index)]
+            sizes = {len(vector) for vector in vectors}
+            finite = all(math.isfinite(value) for vector in vectors for value in vector)
+            if len(vectors) != len(texts) or len(sizes) > 1 or 0 in sizes or not finite:
+                raise self._malformed(
+                    f"{len(vectors)} vectors for {len(texts)} texts, or none of one length and of finite numbers"
+                )
+            return vectors
+
+        return await self._reply("/embeddings", asked, read)
 
     async def close(self) -> None:
         for asked in self._asked.values():
             asked.reply.cancel()
         await self._connection.close()
 
-    async def _reply(self, path: str, asked: dict[str, Json], *, beside: bool = False) -> bytes:
-        """That of an equal call, where there is one. Nobody who gives up takes the call away from the others."""
+    async def _reply(
+        self, path: str, asked: dict[str, Json], read: Callable[[bytes], _Found], *, beside: bool = False
+    ) -> _Found:
+        """That of an equal call, where there is one. Nobody who gives up takes the call away from the others.
+
+        Args:
+            read: makes something of the reply, or raises; of one path and body always the same.
+        """
         body: dict[str, Json] = {"model": self._model, **asked}
         key = hashlib.sha256(f"{path}\n{json.dumps(body, sort_keys=True)}".encode()).digest()
         known = self._asked.get(key)
         if known is None or known.failed:
-            known = self._begun(Call(path, body, beside))
+            known = self._begun(Call(path, body, beside), read)
         self._asked[key] = known
         self._asked.move_to_end(key)
         self._forget()
         with in_line():
             await known.begun.wait()
-        return await asyncio.shield(known.reply)
+        return cast(_Found, await asyncio.shield(known.reply))
 
-    def _begun(self, call: Call) -> _Asked:
+    def _begun(self, call: Call, read: Callable[[bytes], object]) -> _Asked:
         begun = asyncio.Event()
-        reply = asyncio.create_task(self._connection.post(call, begun))
+
+        async def asked() -> object:
+            return read(await self._connection.post(call, begun))
+
+        reply = asyncio.create_task(asked())
         reply.add_done_callback(_retrieved)
         return _Asked(reply, begun)
 
@@ -165,7 +186,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _retrieved(task: "asyncio.Task[bytes]") -> None:
+def _retrieved(task: "asyncio.Task[object]") -> None:
     """Its error is for whoever waits; where nobody does any more, asyncio shall not complain."""
     if not task.cancelled():
         task.exception()

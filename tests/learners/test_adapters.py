@@ -51,7 +51,7 @@ def test_adapters_train_and_the_base_keeps_its_bits(model: str) -> None:
     after = parameters(learner)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if ".lora_" in name}
-    state = learner._training_state()
+    state = learner._record.state()
     assert all(".lora_" in name for name in state if name.startswith(("model.", "optimizer.exp_avg")))
     assert sum(name.startswith("model.") for name in state) == 2 * 2 * 7, "A and B of seven layers in two blocks"
 

@@ -68,7 +68,7 @@ def rewarded(seed: int = 0, **batch: int) -> TrainBatch:
 
 def whole_state(learner: Learner) -> State:
     """Copies of this rank's part of all that a checkpoint holds."""
-    return {name: local_shard(value).clone() for name, value in learner._training_state().items()}
+    return {name: local_shard(value).clone() for name, value in learner._record.state().items()}
 
 
 def values_of(learner: Learner, item: TrainSequence) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +82,7 @@ def values_of(learner: Learner, item: TrainSequence) -> tuple[torch.Tensor, torc
 @pytest.mark.usefixtures("group")
 def test_the_critic_is_loaded_only_where_the_advantage_asks_for_it(model: str) -> None:
     assert make(model, {"advantage": "grpo"})._critic is None
-    assert not any(name.startswith("critic.") for name in make(model, {"advantage": "grpo"})._training_state())
+    assert not any(name.startswith("critic.") for name in make(model, {"advantage": "grpo"})._record.state())
     assert make(model)._critic is not None
 
 
@@ -275,7 +275,7 @@ def train(rank: int, ranks: int, model: str, case: str, trainer: dict[str, objec
             metrics.append(learner.step(batch))
     tensors = {
         name: value.full_tensor() if hasattr(value, "full_tensor") else value
-        for name, value in learner._training_state().items()
+        for name, value in learner._record.state().items()
         if "exp_avg" not in name
     }
     return {name: value.detach().clone() for name, value in tensors.items()}, metrics
@@ -345,7 +345,7 @@ def resume(rank: int, ranks: int, model: str, folder: Path) -> State:
 def full(learner: Learner) -> State:
     return {
         name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
-        for name, value in learner._training_state().items()
+        for name, value in learner._record.state().items()
     }
 
 
@@ -368,7 +368,7 @@ def test_a_checkpoint_holds_the_critic_and_any_number_of_ranks_goes_on(model: st
 def test_a_critic_may_start_from_another_model_of_the_same_vocabulary(model: str, tmp_path: Path) -> None:
     tiny_model(seed=5, num_hidden_layers=1).save_pretrained(tmp_path / "small")
     learner = make(model, {"critic": {"model": str(tmp_path / "small")}})
-    names = [name for name in learner._training_state() if name.startswith("critic.model.model.layers.")]
+    names = [name for name in learner._record.state() if name.startswith("critic.model.model.layers.")]
     assert {name.split(".")[4] for name in names} == {"0"}
     assert learner.step(rewarded())["value_loss"] > 0
     tiny_model(vocab_size=50).save_pretrained(tmp_path / "other")

@@ -47,7 +47,7 @@ def poisoned(seed: int = 1) -> TrainBatch:
 
 def bits(learner: Learner) -> State:
     """Copies of this rank's shards of weights and optimizer state."""
-    state = learner._training_state()
+    state = learner._record.state()
     return {name: local_shard(value).clone() for name, value in state.items() if name not in COUNTERS}
 
 

@@ -1,11 +1,13 @@
-"""Anything may be an answer: no parser of answers raises on one, or takes longer than a small part of its deadline.
+"""Anything may be an answer, or a model's verdict on one: no parser raises on it, or takes longer than a small part of
+its deadline.
 
 Texts are put together of what the parsers look for, so that they are nearly right more often than chance would have it.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 from rewards.child_pool import ChildPool
 from rewards.extraction import after_answer_word, by_marker, last_code_block
 from rewards.group import Group
-from rewards.registry import BUILT_IN, Term, resolve
+from rewards.models.asking import ModelFailed
+from rewards.models.scripted import ScriptedModels
+from rewards.registry import BUILT_IN, JUDGING, Term, resolve
 from rewards.response import Response
 from rewards.settings import RewardSettings
 from rewards.total import named
@@ -28,7 +32,10 @@ SLOWEST_S = 2.0
 SQL = {"sql", "sql_ngrams", "sql_schema", "sql_syntax"}
 EXACT = {"math", "adaptthink", "anytime_brpo"}
 """They compute what an answer says, and an answer may say 9^9^9^9: the child that scores is killed for it."""
-READERS = sorted((BUILT_IN.keys() - GUARDED_OTHERWISE - EXACT) | SQL)
+ASKING = {name for name, module in BUILT_IN.items() if module.startswith(JUDGING)}
+READERS = sorted((BUILT_IN.keys() - GUARDED_OTHERWISE - EXACT - ASKING) | SQL)
+LISTENERS = sorted(ASKING - {"reward_model", "rpr", "sd_e2"})
+"""Terms whose model answers in words."""
 MATHEMATICS = r"""
 \boxed{ \text{ \frac{ \frac12 \sqrt[3]{ \left( \right) \begin{pmatrix} \\ \pi \infty \( \) \%
 { } [ ] ( ) $ $$ % ^ ^{ _ ! ** * / - + & = 0 1 9 1e 1e999 9^9^9^9 1/0 0. .5 1,000 1_000 inf nan i x sin log
@@ -58,6 +65,25 @@ ODD_SIGNS = (
 )
 PIECES = (*MATHEMATICS.split(), *TAGS_AND_NAMES.split(), *CODE.split(), *ODD_SIGNS, "9" * 40)
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30).map("".join)
+WORDS_OF_VERDICTS = [
+    "Score:",
+    "Verdict:",
+    "Answer:",
+    "Rating:",
+    "correct:",
+    "Step",
+    "steps",
+    "none",
+    "yes",
+    "no",
+    "A",
+    "B",
+    "1",
+    "2,",
+    "3",
+    "-",
+]
+VERDICTS = st.lists(st.one_of(st.sampled_from(WORDS_OF_VERDICTS), TEXTS), max_size=8).map(" ".join)
 HARD = (
     "\\boxed{" * 3000,
     "{" * 20000 + "}" * 20000,
@@ -108,6 +134,31 @@ def judge(name: str, text: str) -> None:
     assert time.process_time() - started < SLOWEST_S, f"{name} takes too long for {text[:60]!r}"
 
 
+def hear(name: str, text: str, verdict: str) -> None:
+    """The model says this of an answer with that text: a value comes of it, or what a failed call makes."""
+    term = known(name)
+    assert term.example is not None
+    given, options = term.example.given, {**term.example.options, "models": ScriptedModels((verdict,))}
+    if isinstance(given, Response):
+        told: Response | Group = retold(given, text)
+    else:
+        told = Group(tuple(retold(one, text) for one in given.responses), given.terms, given.history, given.shared)
+    started = time.process_time()
+    try:
+        found = asyncio.run(waited(term.function(told, **options)))  # type: ignore[arg-type]
+    except ModelFailed:
+        return
+    for answer in [found] if isinstance(told, Response) else found:  # type: ignore[union-attr]
+        if not isinstance(answer, ModelFailed):
+            value = as_verdict(answer).value
+            assert all(math.isfinite(part) for _, part in named(name, value))
+    assert time.process_time() - started < SLOWEST_S, f"{name} takes too long for {verdict[:60]!r}"
+
+
+async def waited(answer: Awaitable[Answer | Sequence[Answer]]) -> Answer | Sequence[Answer]:
+    return await answer
+
+
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=TEXTS)
@@ -121,6 +172,19 @@ def test_no_text_upsets_a_term(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", [name for name in READERS if name != "regex"])
 def test_no_text_made_to_take_long_does(name: str, text: str) -> None:
     judge(name, text)
+
+
+@pytest.mark.parametrize("name", LISTENERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=TEXTS, verdict=st.one_of(TEXTS, VERDICTS))
+def test_no_text_upsets_a_term_that_asks_and_no_verdict_does(name: str, text: str, verdict: str) -> None:
+    hear(name, text, verdict)
+
+
+@pytest.mark.parametrize("verdict", HARD, ids=range(len(HARD)))
+@pytest.mark.parametrize("name", LISTENERS)
+def test_no_verdict_made_to_take_long_does(name: str, verdict: str) -> None:
+    hear(name, verdict, verdict)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,8 +1,11 @@
+import asyncio
 import importlib
+from collections.abc import Awaitable
 
 import pytest
 from pydantic import ValidationError
 
+from rewards.models.scripted import ScriptedModels
 from rewards.registry import (
     BUILT_IN,
     TERMS,
@@ -100,11 +103,18 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
         RewardSettings.model_validate(wrong)
 
 
+async def _awaited(answers: Awaitable[object]) -> object:
+    return await answers
+
+
 @pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - GUARDED_OTHERWISE))
 def test_terms_that_reward_parts_are_said_to(name: str) -> None:
     example = resolve(name).example
     assert example is not None
-    answers = resolve(name).function(example.given, **example.options)
+    models = {"models": ScriptedModels(example.replies)} if resolve(name).takes_models else {}
+    answers = resolve(name).function(example.given, **example.options, **models)
+    if isinstance(answers, Awaitable):
+        answers = asyncio.run(_awaited(answers))
     several = answers if isinstance(answers, list | tuple) else [answers]
     assert may_give_spans(name) or not any(isinstance(answer, Verdict) and answer.spans for answer in several)
     assert may_give_spans("my_module:score")
