@@ -88,7 +88,7 @@ def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "".join(process.communicate(timeout=10))
