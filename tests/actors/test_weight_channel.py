@@ -198,4 +198,4 @@ def test_a_sender_that_dawdles_has_one_deadline_for_all_its_buffers() -> None:
         start = time.monotonic()
         with pytest.raises(WeightTransferError, match="the sender stopped"):
             receiver.receive(two_buffers())
-        assert 1.5 < time.monotonic() - start < 2.5
+        assert 1.5 < time.monotonic() - start < 2.95, "the second buffer comes after 3 s"

@@ -51,7 +51,9 @@ def test_a_judge_that_talks_nonsense_is_counted_and_the_run_completes(
 def test_a_judge_that_is_killed_is_replaced_and_the_run_completes(
     write_recipe: WriteRecipe, checkpoint: Path, tmp_path: Path
 ) -> None:
-    process = start(write_recipe(reward=judged(checkpoint), trainer={"steps": 10}))
+    # Calls are made again for so long that the run cannot end before the successor serves.
+    reward = {**judged(checkpoint, retries=1000), "deadline_s": 250.0}
+    process = start(write_recipe(reward=reward, trainer={"steps": 10}))
     folder = RunFolder(tmp_path / "run")
     wait_for(lambda: (folder.path / "metrics.jsonl").exists() and folder.events("trained"), process, START_S)
     process_of(process, "ModelServer").kill()

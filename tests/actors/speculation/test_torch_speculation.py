@@ -280,7 +280,8 @@ def test_the_drafters_update_in_the_middle_of_answers_changes_no_greedy_token(su
         assert set(answer.versions) == {subject.version}
         assert list(answer.speculated.drafter_versions) == sorted(set(answer.speculated.drafter_versions))
         versions |= set(answer.speculated.drafter_versions)
-    assert versions == {before, before + 1, before + 2}
+    # The drafts of the first steps may all have length 0.
+    assert {before + 1, before + 2} <= versions <= {before, before + 1, before + 2}
 
 
 def test_weight_updates_in_the_middle_of_answers_keep_their_promises(subject: Speculating) -> None:
