@@ -4,13 +4,13 @@ A process may be a rank of a learner group and the sender of several weight chan
 nobody else knows keep their collectives apart.
 """
 
-import socket
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, ProcessGroupGloo
 
 from actors.weight_rendezvous import Rendezvous, WeightTransferError
 from learners.errors import first_line
+from learners.own_address import own_address
 
 
 def join_gloo_group(rendezvous: Rendezvous, rank: int) -> ProcessGroupGloo:
@@ -21,17 +21,9 @@ def join_gloo_group(rendezvous: Rendezvous, rank: int) -> ProcessGroupGloo:
     """
     address = rendezvous.address
     options = ProcessGroupGloo._Options()
-    options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(address.host, address.port))]
+    options._devices = [ProcessGroupGloo.create_device(hostname=own_address(address.host, address.port))]
     options._timeout = timedelta(seconds=address.timeout_s)
     try:
         return ProcessGroupGloo(PrefixStore("gloo", rendezvous.store), rank, address.world_size, options)
     except RuntimeError as error:
         raise WeightTransferError(f"gloo: not all {address.world_size} ranks joined ({first_line(error)})") from error
-
-
-def _own_address(host: str, port: int) -> str:
-    """The address of this machine on the network that leads to `host`: gloo's default may be another network's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))
-        own: str = probe.getsockname()[0]
-        return own

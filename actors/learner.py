@@ -76,11 +76,13 @@ class LearnerWorker:
         temperature: float,
         device: Literal["cpu", "gpu"],
         rendezvous: tuple[str, int],
+        sequence_parallel: int = 1,
         repeat_seed: int | None = None,
     ) -> None:
         """Join the group and load the model.
 
         Args:
+            sequence_parallel: ranks that share each packed row.
             repeat_seed: of a learner whose every step repeats to the bit; None where it need not.
         """
         from transformers import AutoTokenizer
@@ -105,6 +107,7 @@ class LearnerWorker:
             rank=self._rank,
             world_size=self._world_size,
             device=on,
+            sequence_parallel=sequence_parallel,
         )
 
     def step(self, batch: TrainBatch) -> dict[str, float]:

@@ -84,10 +84,6 @@ class AnchorSettings(Section):
 class RolloutSettings(Section):
     engine: Literal["vllm", "torch"] = "vllm"
     """`torch` is the small exact reference engine: slow, for tests and odd decode loops."""
-    workers: int = Field(1, ge=1)
-    """Engines, each in an actor of its own."""
-    tensor_parallel: int = Field(1, ge=1)
-    """GPUs of one engine."""
     group_size: int = Field(8, ge=1)
     """Answers sampled for each prompt."""
     budgets: tuple[int, ...] | None = Field(None, min_length=2)
@@ -133,8 +129,6 @@ class RolloutSettings(Section):
     gpu_memory_utilization: float = Field(0.8, gt=0, lt=1)
     kv_cache_gib: float = Field(0.5, gt=0)
     """KV cache of one engine on CPU, GiB."""
-    threads: int = Field(1, ge=1)
-    """CPU threads of one engine's forward pass, where there is no GPU."""
     answer_timeout_s: float = Field(600.0, gt=0)
     """Deadline of one answer; a worker that misses it is taken out and its answers are sampled elsewhere."""
     start_timeout_s: float = Field(600.0, gt=0)

@@ -27,6 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import is_flash_attn_2_available
 
 from learners import short_attention
+from learners.attention_watch import AttentionWatch
 from learners.packing import PackedSequences
 from learners.sequence_parallel import RowShard
 
@@ -54,23 +55,27 @@ class PackedLayout:
 
 class AttentionArguments(TypedDict, total=False):
     """Keyword arguments of a model's forward: `packed_layout` for `PACKED`, with `row_shard` where several ranks share
-    the row; the others for `FLASH`."""
+    the row, and `attention_watch` where somebody wants to know how widely tokens look; the others for `FLASH`."""
 
     packed_layout: PackedLayout
     row_shard: RowShard
+    attention_watch: AttentionWatch
     cu_seq_lens_q: Tensor
     cu_seq_lens_k: Tensor
     max_length_q: int
     max_length_k: int
 
 
-def best_attention(device: torch.device, dtype: torch.dtype, *, shared_rows: bool = False) -> str:
+def best_attention(
+    device: torch.device, dtype: torch.dtype, *, shared_rows: bool = False, watched: bool = False
+) -> str:
     """Name of the fastest exact implementation for packed rows of this compute type on this device.
 
     Args:
         shared_rows: whether several ranks share a row (`learners.sequence_parallel`).
+        watched: whether passes will be watched (`learners.attention_watch`).
     """
-    if shared_rows:
+    if shared_rows or watched:
         return PACKED
     half = dtype in (torch.bfloat16, torch.float16)
     return FLASH if device.type == "cuda" and half and is_flash_attn_2_available() else PACKED
@@ -167,12 +172,13 @@ def packed_attention(
     *,
     packed_layout: PackedLayout | None = None,
     row_shard: RowShard | None = None,
+    attention_watch: AttentionWatch | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **_: object,
+    **__: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence of a packed row; the signature is transformers'
     AttentionInterface.
@@ -181,6 +187,7 @@ def packed_attention(
         query: [1, H, T, D]; key, value: [1, KV, T, D]; with a shard, of its tokens alone.
         packed_layout: of the whole row, from `attention_arguments`, through the model's forward.
         row_shard: which tokens of the row this rank holds; None for all.
+        attention_watch: is shown the queries and keys.
 
     Returns:
         [1, T, H, D], and None for the attention weights.
@@ -201,14 +208,22 @@ def packed_attention(
     q, k, v = (
         _Pad.apply(part[0].transpose(0, 1), layout.source, layout.slot).split(sizes) for part in (query, key, value)
     )
+    batches = [
+        tuple(part.unflatten(0, shape).transpose(1, 2) for part in parts)
+        for shape, *parts in zip(layout.groups, q, k, v, strict=True)
+    ]
+    if attention_watch is not None:
+        queries, keys, _ = zip(*batches, strict=True)
+        layer = int(module.layer_idx)
+        attention_watch.note(layer, queries, keys, layout.slot, scaling=scaling, window=sliding_window)
     outputs = [
         _attend(
-            *(part.unflatten(0, shape).transpose(1, 2) for part in parts),
+            *batch,
             scaling=scaling,
             dropout=dropout,
             window=sliding_window,
         )
-        for shape, *parts in zip(layout.groups, q, k, v, strict=True)
+        for batch in batches
     ]
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     output = _Unpad.apply(joined, layout.slot).unsqueeze(0)

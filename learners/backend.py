@@ -31,6 +31,7 @@ class Backend(Protocol):
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
         """`Policy.forward`, to be followed by `backward`."""
 
@@ -40,6 +41,7 @@ class Backend(Protocol):
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
         """`Policy.forward` without gradients; nothing that was gathered for it stays."""
 

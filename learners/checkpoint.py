@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from learners.checkpoint_contents import ContentsReader
 from learners.errors import CheckpointError, first_line
 from learners.file_checksums import check_checksums, write_checksums
 
@@ -76,7 +77,7 @@ def load_sharded(state: Mapping[str, Tensor], folder: Path) -> None:
     if difference:
         raise CheckpointError(f"the checkpoint {folder} is another model's or another recipe's: {difference}")
     try:
-        dcp.load(dict(state), checkpoint_id=folder)
+        dcp.load(dict(state), storage_reader=ContentsReader(folder))
     except CheckpointException as failure:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {_reasons(failure)}") from failure
 
@@ -92,7 +93,7 @@ def _write(state: Mapping[str, Tensor], draft: Path, group: dist.ProcessGroup | 
 def _saved_shapes(folder: Path) -> dict[str, torch.Size]:
     """Of each tensor in the checkpoint."""
     try:
-        saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        saved = ContentsReader(folder).read_metadata().state_dict_metadata
     except UNREADABLE as error:
         raise CheckpointError(f"the checkpoint {folder} is damaged: its .metadata cannot be read ({error})") from error
     return {name: entry.size for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}

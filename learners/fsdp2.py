@@ -42,8 +42,9 @@ class Fsdp2Backend:
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
-        seen: TokenLogprobs = self._policy(packed, positions, temperature, moments)
+        seen: TokenLogprobs = self._policy(packed, positions, temperature, moments, attention)
         return seen
 
     def forward_only(
@@ -52,8 +53,9 @@ class Fsdp2Backend:
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
-        return forward_only(self._policy, packed, positions, temperature, moments)
+        return forward_only(self._policy, packed, positions, temperature, moments, attention)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

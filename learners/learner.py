@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import PreTrainedTokenizerBase
 
-from learners.adapters import WithoutAdapters
+from learners.adapters import Adapters, WithoutAdapters
 from learners.backend import open_backend
 from learners.base_weights import BaseWeights
 from learners.batch import TrainBatch, TrainSequence
@@ -42,7 +42,7 @@ from learners.objective import companions_needed, needs_of_objective
 from learners.off_policy import check_writers_are_known
 from learners.packing import pack
 from learners.perturbation import Perturbation
-from learners.policy import checkpoint_names, own_state, save_policy
+from learners.policy import Policy, checkpoint_names, own_state, save_policy
 from learners.sequence_parallel import open_grid
 from learners.settings import AlgorithmSettings, CompanionSettings, TrainerSettings
 from learners.sharding import cut_like, local_shard
@@ -69,6 +69,7 @@ class Learner:
     Args:
         model: folder of a Hugging Face checkpoint, or a hub id.
         temperature: at which the answers were sampled; logprobs are of the distribution at this temperature.
+        sequence_parallel: ranks that share each packed row; divides `world_size`.
         device: ``cpu``, or this rank's ``cuda:i``.
 
     Raises:
@@ -87,11 +88,10 @@ class Learner:
         rank: int,
         world_size: int,
         device: torch.device,
+        sequence_parallel: int = 1,
     ) -> None:
         if not dist.is_initialized() or (dist.get_rank(), dist.get_world_size()) != (rank, world_size):
             raise RuntimeError(f"rank {rank} of {world_size}: join the learner's process group first")
-        if trainer.threads is not None:
-            torch.set_num_threads(trainer.threads)
         self._model = model
         self._algorithm = algorithm
         self._trainer = trainer
@@ -100,8 +100,10 @@ class Learner:
         self._world_size = world_size
         self._device = device
         self._wire_dtype: torch.dtype = getattr(torch, trainer.dtype)
-        self._grid = open_grid(rank, world_size, trainer.sequence_parallel, trainer.step_timeout_s)
-        self._policy, self._adapters = open_policy(model, trainer, self._grid.sequence_group, device)
+        self._grid = open_grid(rank, world_size, sequence_parallel, trainer.step_timeout_s)
+        needs = needs_of_objective(algorithm)
+        self._watched = "attention" in needs
+        self._policy, self._adapters = self._open_policy()
         # Before it is sharded: every rank has all of it.
         base = None if self._adapters is None else BaseWeights(self._adapters.base())
         mesh = init_device_mesh(device.type, (world_size,))
@@ -120,7 +122,7 @@ class Learner:
         self._trainee = Trainee(
             self._backend,
             algorithm,
-            needs_of_objective(algorithm),
+            needs,
             temperature,
             device,
             SkippedUpdates("the policy", trainer.max_skipped_updates),
@@ -269,6 +271,9 @@ class Learner:
             self._critic.discard()
         self._streamed = None
 
+    def _open_policy(self) -> tuple[Policy, Adapters | None]:
+        return open_policy(self._model, self._trainer, self._grid.sequence_group, self._device, watched=self._watched)
+
     def _open_companion(self, settings: CompanionSettings, model: str, mesh: DeviceMesh) -> Companion | WithoutAdapters:
         if self._adapters is not None and settings.kind == "fixed" and settings.model is None:
             return WithoutAdapters(self._policy, self._adapters)
@@ -291,7 +296,7 @@ class Learner:
         """
         self._expect_between_steps("a start anew")
         self._expect_true_weights("a start anew")
-        first, _ = open_policy(self._model, self._trainer, self._grid.sequence_group, self._device)
+        first, _ = self._open_policy()
         fresh = own_state(first.model)
         state = self._backend.training_state()
         for name, tensor in state.items():

@@ -36,11 +36,13 @@ class Moments(NamedTuple):
 
 class TokenLogprobs(NamedTuple):
     """Per predicted token, differentiable: `logprobs` [N] float32; `entropy` [N] float32 of the whole distribution, in
-    nats. An entropy that no loss uses costs nothing in the backward pass. `moments` where they were asked for."""
+    nats. An entropy that no loss uses costs nothing in the backward pass. `moments`, and `attention` [N] float32
+    (`learners.attention_watch`, of the token from which it is predicted), where they were asked for."""
 
     logprobs: Tensor
     entropy: Tensor
     moments: Moments | None = None
+    attention: Tensor | None = None
 
 
 def chunked_logprobs(

@@ -7,12 +7,15 @@ name. A part of the user's own asks in the same way, by the decorator `needs`.
 from collections.abc import Callable
 from typing import Literal, TypeVar, get_args
 
-Need = Literal["whole_groups", "moments", "behaviour", "greedy_answer", "budgets", "probes", "token_rewards"]
+Need = Literal[
+    "whole_groups", "moments", "attention", "behaviour", "greedy_answer", "budgets", "probes", "token_rewards"
+]
 """`whole_groups`: all trained answers to one prompt come in one micro-batch. `moments`: of each token's distribution,
-see `learners.logprobs.Moments`. `behaviour`: the logprobs of whoever wrote an off-policy token. `greedy_answer`: one
-answer more to each prompt, decoded greedily, which is not trained on. `budgets`: the answers to a prompt are asked for
-under different token budgets. `probes`: values at cuts through an answer. `token_rewards`: what reward terms give to
-parts of an answer, where they do."""
+see `learners.logprobs.Moments`. `attention`: how widely each token looks back, see `learners.attention_watch`.
+`behaviour`: the logprobs of whoever wrote an off-policy token. `greedy_answer`: one answer more to each prompt, decoded
+greedily, which is not trained on. `budgets`: the answers to a prompt are asked for under different token budgets.
+`probes`: values at cuts through an answer. `token_rewards`: what reward terms give to parts of an answer, where they
+do."""
 _NAME = "paceline_needs"
 
 Part = TypeVar("Part", bound=Callable[..., object])

@@ -42,6 +42,7 @@ class ObjectiveInput:
             `proximal`; None where it wrote them all.
         moments, start_moments: of each token's distribution, now and at the start of the batch; None where no part
             needs them.
+        attention: how widely the token looks back, in [0, 1]; None where no part needs it.
     """
 
     logprobs: Tensor
@@ -57,6 +58,7 @@ class ObjectiveInput:
     off_policy: Tensor | None = None
     moments: Moments | None = None
     start_moments: Moments | None = None
+    attention: Tensor | None = None
 
     def of(self, chosen: Tensor) -> "ObjectiveInput":
         """These tokens alone, as if the policy wrote them all; `chosen` is bool, [N]."""
@@ -77,6 +79,7 @@ class ObjectiveInput:
             group=None if self.group is None else self.group[chosen],
             moments=of(self.moments),
             start_moments=of(self.start_moments),
+            attention=None if self.attention is None else self.attention[chosen],
         )
 
 
@@ -147,7 +150,7 @@ def _masks(algorithm: AlgorithmSettings) -> list[tuple[str, Callable[..., Tensor
 
 def _mask_input(given: ObjectiveInput) -> MaskInput:
     logprobs, entropy = given.logprobs.detach(), given.entropy.detach()
-    return MaskInput(logprobs, given.proximal, entropy, given.advantages, given.moments)
+    return MaskInput(logprobs, given.proximal, entropy, given.advantages, given.moments, given.attention)
 
 
 def preference_objective(given: ObjectiveInput, settings: PreferenceSettings) -> tuple[Tensor, Mapping[str, Tensor]]:

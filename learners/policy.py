@@ -7,6 +7,7 @@ affair); a checkpoint folder appears whole or not at all.
 import contextlib
 import copy
 import os
+import pickle
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.core_model_loading import revert_weight_conversion
 
 from learners.attention import FLASH, PACKED, AttentionArguments, attention_arguments
+from learners.attention_watch import AttentionWatch
 from learners.errors import PolicyError, first_line
 from learners.logprobs import Moments, TokenLogprobs, chunked_logprobs
 from learners.packing import PackedSequences
@@ -76,6 +78,7 @@ class Policy(PackedModel):
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
         """Logprob of the token after each of `positions`, and the entropy of its distribution.
 
@@ -83,16 +86,22 @@ class Policy(PackedModel):
             packed: on any device; moved to the model's.
             positions: [N] places in the row, ascending (`packed.next_token_positions()` where None: N = T - S).
             temperature, moments: see `learners.logprobs`.
+            attention: whether it is watched (`learners.attention_watch`); not where ranks share rows.
         """
         chosen = packed.next_token_positions() if positions is None else positions
         targets = packed.input_ids[chosen + 1]
         device = self.model.get_output_embeddings().weight.device
-        attention = self.model.config._attn_implementation
+        implementation = self.model.config._attn_implementation
         if self._sequence_group is None:
-            arguments = attention_arguments(packed, attention, device)
-            return self._read(packed.input_ids, packed.position_ids, arguments, chosen, targets, temperature, moments)
+            arguments = attention_arguments(packed, implementation, device)
+            watch = AttentionWatch()
+            if attention:
+                arguments["attention_watch"] = watch
+            found = self._read(packed.input_ids, packed.position_ids, arguments, chosen, targets, temperature, moments)
+            return found._replace(attention=watch.spread()[chosen.to(device)]) if attention else found
+        assert not attention, "the learner refuses it"
         shard = self._sequence_group.shard(packed)
-        arguments = attention_arguments(shard.row, attention, device, shard)
+        arguments = attention_arguments(shard.row, implementation, device, shard)
         shares = shard.shares(chosen)
         own = shard.own(shares)
         seen = self._read(
@@ -104,8 +113,8 @@ class Policy(PackedModel):
             temperature,
             moments,
         )
-        found = None if seen.moments is None else Moments(*(shard.gather(values, shares) for values in seen.moments))
-        return TokenLogprobs(shard.gather(seen.logprobs, shares), shard.gather(seen.entropy, shares), found)
+        moved = None if seen.moments is None else Moments(*(shard.gather(values, shares) for values in seen.moments))
+        return TokenLogprobs(shard.gather(seen.logprobs, shares), shard.gather(seen.entropy, shares), moved)
 
     def _read(
         self,
@@ -158,6 +167,9 @@ def load_policy(folder_or_id: str, dtype: torch.dtype = torch.float32, attention
     except (OSError, SafetensorError) as error:
         reason = first_line(error)
         raise PolicyError(f"model={folder_or_id}: no loadable checkpoint there ({reason})") from error
+    except pickle.UnpicklingError as error:  # a .bin is read with `weights_only`
+        reason = "its .bin holds more than weights, and is refused unrun"
+        raise PolicyError(f"model={folder_or_id}: {reason}: save it as safetensors") from error
     policy: PreTrainedModel = model.train()
     return policy
 

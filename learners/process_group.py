@@ -3,11 +3,20 @@
 Every collective of the group inherits its timeout, so a lost rank ends the others with an error, never a hang.
 """
 
+import os
+from contextlib import ExitStack
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from learners.own_address import own_interface
+
+INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Where gloo looks up the network it takes, for this group and those made from it; a user's own choice stands."""
+_on_leaving = ExitStack()
+"""Takes back what joining set."""
 
 
 def join_process_group(
@@ -28,6 +37,9 @@ def join_process_group(
         raise RuntimeError("this process is in a process group already: leave it first")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if INTERFACE not in os.environ and (interface := own_interface(host, port)) is not None:
+        os.environ[INTERFACE] = interface
+        _on_leaving.callback(os.environ.pop, INTERFACE, None)
     dist.init_process_group(
         backend=("cpu:gloo,cuda:nccl" if offload else "nccl") if device.type == "cuda" else "gloo",
         init_method=f"tcp://{host}:{port}",
@@ -39,9 +51,10 @@ def join_process_group(
 
 
 def leave_process_group() -> None:
-    """Idempotent."""
+    """Idempotent. What this process starts afterwards may lie on another network: it inherits no interface."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    _on_leaving.close()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

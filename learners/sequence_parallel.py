@@ -89,7 +89,7 @@ def check_model(config: PretrainedConfig, sequence_parallel: int) -> None:
     """
     if sequence_parallel == 1:
         return
-    setting = "trainer.sequence_parallel"
+    setting = "topology.learner.sequence_parallel"
     heads = config.num_attention_heads
     if heads % sequence_parallel:
         divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)

@@ -213,6 +213,33 @@ class LoraSettings(Section):
     """Of the adapters' first values."""
 
 
+class LearnerPlaces(Section):
+    """The learner's part of a recipe's `topology`."""
+
+    ranks: int = Field(1, ge=1)
+    """Processes of the learner group; weights, gradients and optimizer state are spread over all of them."""
+    sequence_parallel: int = Field(1, ge=1)
+    """Ranks that share each packed row, for sequences too long for one: divides `ranks` and the attention heads."""
+    gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs of one rank; None is one where the run is on GPUs, and half a one where it shares it with an engine."""
+    cpus: float = Field(1.0, ge=0)
+    """Cores that Ray sets aside for one rank."""
+    memory_gib: float | None = Field(None, gt=0)
+    """Main memory that Ray sets aside for one rank; None sets none aside."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each rank; None divides the machine's cores among the actors."""
+    nodes: str | None = None
+    """Custom resource of the nodes that the ranks shall be on; None is any node."""
+
+    @model_validator(mode="after")
+    def _ranks_share_rows_evenly(self) -> Self:
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel={self.sequence_parallel} does not divide ranks={self.ranks}: change one of the two"
+            )
+        return self
+
+
 class TrainerSettings(Section):
     steps: int = Field(100, ge=1)
     prompts_per_step: int = Field(16, ge=1)
@@ -221,12 +248,9 @@ class TrainerSettings(Section):
     """Optimizer steps per training batch."""
     stream: bool = False
     """Train on groups as they finish: their gradients add up until the batch is complete, then the step is made."""
-    ranks: int = Field(1, ge=1)
-    """Processes of the learner group; weights, gradients and optimizer state are spread over all of them."""
-    sequence_parallel: int = Field(1, ge=1)
-    """Ranks that share each packed row, for sequences too long for one: divides `ranks` and the attention heads."""
     backend: Literal["fsdp2", "deepspeed"] = "fsdp2"
-    """The library that spreads them: PyTorch's own, or DeepSpeed's ZeRO."""
+    """The library that spreads weights, gradients and optimizer state over the ranks: PyTorch's own, or DeepSpeed's
+    ZeRO."""
     zero_stage: Literal[2, 3] | None = None
     """`deepspeed`: 3 spreads all three, 2 keeps whole weights on every rank; None is 3."""
     token_budget: int = Field(8192, ge=1)
@@ -246,8 +270,6 @@ class TrainerSettings(Section):
     """Compute type; master weights and reductions are float32 either way."""
     max_skipped_updates: int = Field(3, ge=1)
     """Updates in a row left out, since loss or gradient was not finite, after which training stops."""
-    threads: int | None = Field(None, ge=1)
-    """CPU threads of each rank; None divides the machine's cores among the actors."""
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints, from which a run resumes, each with a Hugging Face model; 0 writes none."""
     optimizer_from: str | None = None
@@ -258,6 +280,9 @@ class TrainerSettings(Section):
     """How many of them can be resumed from at a time; of older ones the model stays."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """Deadline of one optimizer step, collectives included."""
+    stop_timeout_s: float = Field(120.0, ge=0)
+    """What a run that is asked to stop (Ctrl-C, SIGTERM, `paceline stop`) may take to finish its step and write a
+    checkpoint of it; 0 stops at once and writes none."""
 
     @model_validator(mode="after")
     def _stages_are_of_zero(self) -> Self:
@@ -269,20 +294,8 @@ class TrainerSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _ranks_share_rows_evenly(self) -> Self:
-        if self.ranks % self.sequence_parallel:
-            raise ValueError(
-                f"sequence_parallel={self.sequence_parallel} does not divide ranks={self.ranks}: change one of the two"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _the_backend_can_do_it(self) -> Self:
-        asked = {
-            "lora": self.lora is not None,
-            "cpu_offload": self.cpu_offload,
-            "sequence_parallel": self.sequence_parallel > 1,
-        }
+        asked = {"lora": self.lora is not None, "cpu_offload": self.cpu_offload}
         wanting = next((name for name, is_set in asked.items() if is_set), None)
         if wanting is not None and self.backend != "fsdp2":
             raise ValueError(f"{wanting} needs backend=fsdp2, but backend={self.backend} is set: change one of the two")

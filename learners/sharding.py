@@ -66,10 +66,11 @@ def forward_only(
     positions: Tensor | None = None,
     temperature: float = 1.0,
     moments: bool = False,
+    attention: bool = False,
 ) -> TokenLogprobs:
     """`Policy.forward` without gradients; nothing that was gathered for it stays."""
     try:
-        seen: TokenLogprobs = policy(packed, positions, temperature, moments)
+        seen: TokenLogprobs = policy(packed, positions, temperature, moments, attention)
     finally:
         reshard(policy)
     return seen

@@ -12,25 +12,41 @@ from learners.sequence_parallel import SequenceGroup, check_model
 from learners.settings import TrainerSettings
 
 
-def check_fit(config: PretrainedConfig, trainer: TrainerSettings) -> None:
+def check_fit(config: PretrainedConfig, trainer: TrainerSettings, sequence_parallel: int) -> None:
     """Whether a model can be trained as the settings say, from its configuration alone.
+
+    Args:
+        sequence_parallel: ranks that share each row.
 
     Raises:
         UnfitError: it cannot.
     """
-    check_model(config, trainer.sequence_parallel)
+    _check_sharing(config, trainer, sequence_parallel)
     if trainer.lora is not None:
         with torch.device("meta"):
             find_targets(AutoModelForCausalLM.from_config(config), trainer.lora.target_modules)
 
 
+def _check_sharing(config: PretrainedConfig, trainer: TrainerSettings, sequence_parallel: int) -> None:
+    if sequence_parallel > 1 and trainer.backend != "fsdp2":
+        reason = f"sharing rows needs trainer.backend=fsdp2, but {trainer.backend} is set"
+        raise UnfitError("topology.learner.sequence_parallel", reason, "change one of the two")
+    check_model(config, sequence_parallel)
+
+
 def open_policy(
-    model: str, trainer: TrainerSettings, sequence_group: SequenceGroup | None, device: torch.device
+    model: str,
+    trainer: TrainerSettings,
+    sequence_group: SequenceGroup | None,
+    device: torch.device,
+    *,
+    watched: bool = False,
 ) -> tuple[Policy, Adapters | None]:
     """Args:
         model: folder of a Hugging Face checkpoint, or a hub id.
         sequence_group: the ranks with which this one shares rows.
         device: on which the policy will compute.
+        watched: whether its attention will be watched (`learners.attention_watch`).
 
     Returns: the policy on the CPU in float32, and its adapters where `trainer.lora` asks for them.
 
@@ -40,9 +56,13 @@ def open_policy(
     """
     if trainer.cpu_offload and device.type == "cpu":
         raise UnfitError("trainer.cpu_offload", "the learner runs on the CPU already", "leave it out")
-    attention = best_attention(device, getattr(torch, trainer.dtype), shared_rows=sequence_group is not None)
+    if watched and sequence_group is not None:
+        reason = "the attention of rows that ranks share is not watched, and algorithm.masks asks for it"
+        raise UnfitError("topology.learner.sequence_parallel", reason, "set it to 1, or leave out the mask")
+    shared_rows = sequence_group is not None
+    attention = best_attention(device, getattr(torch, trainer.dtype), shared_rows=shared_rows, watched=watched)
     loaded = load_policy(model, attention=attention)
-    check_model(loaded.config, trainer.sequence_parallel)
+    _check_sharing(loaded.config, trainer, 1 if sequence_group is None else sequence_group.size)
     if trainer.activation_checkpointing:
         if not loaded.supports_gradient_checkpointing:
             reason = f"{type(loaded).__name__} cannot compute a layer again"

@@ -166,6 +166,7 @@ class TrainingStep:
                 micro.off_policy,
                 now.moments,
                 None if start is None else start.moments,
+                now.attention,
             ),
             algorithm,
         )
@@ -177,9 +178,11 @@ class TrainingStep:
     def _forward(self, micro: MicroBatch) -> TokenLogprobs:
         backend, capture = self._trainee.backend, self._trainee.capture
         run = backend.forward_only if self._policy_rests else backend.forward
+        moments, attention = ("moments" in self._trainee.needs), ("attention" in self._trainee.needs)
+        given = (micro.packed, micro.positions, self._trainee.temperature, moments, attention)
         if capture is None or not micro.sequence_ids:
-            return run(micro.packed, micro.positions, self._trainee.temperature, "moments" in self._trainee.needs)
+            return run(*given)
         with capture.watch(micro.packed, micro.sequence_ids, self.version) as windows:
-            now = run(micro.packed, micro.positions, self._trainee.temperature, "moments" in self._trainee.needs)
+            now = run(*given)
         self.windows += windows
         return now

@@ -76,8 +76,9 @@ class ZeroBackend:
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
-        seen: TokenLogprobs = self._engine(packed, positions, temperature, moments)
+        seen: TokenLogprobs = self._engine(packed, positions, temperature, moments, attention)
         return seen
 
     @torch.no_grad()
@@ -87,9 +88,10 @@ class ZeroBackend:
         positions: Tensor | None = None,
         temperature: float = 1.0,
         moments: bool = False,
+        attention: bool = False,
     ) -> TokenLogprobs:
         try:
-            return self.forward(packed, positions, temperature, moments)
+            return self.forward(packed, positions, temperature, moments, attention)
         finally:
             self._stage.release()
 

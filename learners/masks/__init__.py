@@ -5,7 +5,7 @@ Pure functions from a frozen input to a weight per token [N] without gradient; `
 them, and their weights multiply. A token that is masked stays in the loss's divisor, as with a correction that masks.
 """
 
-from learners.masks import curvature, entropy, probability
+from learners.masks import attention, curvature, entropy, probability
 from learners.masks.mask import MASKS, Mask, MaskInput
 
-__all__ = ["MASKS", "Mask", "MaskInput", "curvature", "entropy", "probability"]
+__all__ = ["MASKS", "Mask", "MaskInput", "attention", "curvature", "entropy", "probability"]

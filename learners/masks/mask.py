@@ -18,7 +18,8 @@ class MaskInput:
         logprobs: of the sampled tokens under the weights being trained; old_logprobs: see `SurrogateInput`.
         entropy: of each token's distribution under them, in nats.
         advantages: of each token.
-        moments: of each token's distribution; None but for a mask that needs them (`learners.needs`).
+        moments: of each token's distribution; attention: how widely it looks back (`learners.attention_watch`), in
+            [0, 1]; None but for a mask that needs them (`learners.needs`).
     """
 
     logprobs: Tensor
@@ -26,6 +27,7 @@ class MaskInput:
     entropy: Tensor
     advantages: Tensor
     moments: Moments | None = None
+    attention: Tensor | None = None
 
 
 Mask = Callable[..., Tensor]

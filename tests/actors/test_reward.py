@@ -22,12 +22,9 @@ SETTINGS = RewardSettings.model_validate({"terms": [{"name": "math"}, OBEY], "de
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
     yield
-    if started_here:
-        ray.shutdown()
+    ray.shutdown()
 
 
 def test_a_plain_worker_scores_and_closes() -> None:

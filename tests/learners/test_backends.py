@@ -46,7 +46,6 @@ TRAINING: Settings = {
     "weight_decay": 0.1,
     "max_grad_norm": 0.5,
     "token_budget": 60,
-    "threads": 1,
 }
 PULLED: Settings = {"terms": [{"name": "kl_k2", "weight": 0.5}], "reference": {"kind": "moving", "decay": 0.5}}
 

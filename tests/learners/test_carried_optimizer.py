@@ -1,6 +1,5 @@
 """An optimizer's moments that another training of the same parameters begins with."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,33 +7,12 @@ import torch
 
 from learners.errors import CheckpointError
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, tiny_model, tokenizer, write_model
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
+from tests.learners.ranks import run_ranks
+from tests.learners.tiny import make_learner, random_batch, tiny_model, tokenizer
 
 
 def make(model: str, rank: int = 0, ranks: int = 1, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings(old_logprobs="behaviour"),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, {"old_logprobs": "behaviour"}, rank, ranks, **trainer)
 
 
 def first_half(learner: Learner, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The critic in the learner: what it is trained to, that cuts and ranks change nothing, and what a checkpoint holds."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from learners.critic.credit import credit_tokens
 from learners.errors import PolicyError
 from learners.learner import Learner
 from learners.micro_batch import cut_minibatches, micro_batch
-from learners.settings import AlgorithmSettings, TrainerSettings
 from learners.sharding import local_shard
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, tiny_model, write_model
+from tests.learners.ranks import run_ranks, single_rank
+from tests.learners.tiny import make_learner, random_batch, tiny_model
 
 CUTS: dict[str, dict[str, object]] = {
     "gae": {"advantage": "gae", "advantage_options": {"lam": 0.9}, "critic": {"clip": 0.2}},
@@ -25,33 +23,13 @@ CRITIC_RATE = {"learning_rate": 1e-3}
 State = dict[str, torch.Tensor]
 
 
-@pytest.fixture
-def group() -> Iterator[None]:
-    with single_rank():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def make(
     model: str, algorithm: dict[str, object] | None = None, rank: int = 0, ranks: int = 1, **trainer: object
 ) -> Learner:
     asked = {"advantage": "gae", **(algorithm or {})}
     if asked["advantage"] in ("gae", "extended_gae"):
         asked["critic"] = {**CRITIC_RATE, **asked.get("critic", {})}  # type: ignore[dict-item]
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate(asked),
-        TrainerSettings.model_validate(settings),
-        temperature=1.0,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, asked, rank, ranks, **trainer)
 
 
 def rewarded(seed: int = 0, **batch: int) -> TrainBatch:

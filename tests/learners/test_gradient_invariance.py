@@ -31,11 +31,12 @@ def gradients(rank: int, ranks: int, model: str, teacher: str, sequence_parallel
             learner = Learner(
                 model,
                 AlgorithmSettings.model_validate({**algorithm, "teacher": {"model": teacher}}),
-                TrainerSettings(dtype="float32", token_budget=budget, ranks=ranks, sequence_parallel=sequence_parallel),
+                TrainerSettings(dtype="float32", token_budget=budget),
                 temperature=1.0,
                 rank=rank,
                 world_size=ranks,
                 device=CPU,
+                sequence_parallel=sequence_parallel,
             )
             outcome[name, budget] = gradient_sums(learner, random_batch(sequences=17).sequences)
     return outcome

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
 from tests.learners.gradient_sums import assert_same_gradients, gradient_sums
-from tests.learners.ranks import CPU, run_ranks, single_rank
-from tests.learners.tiny import random_batch, write_model
+from tests.learners.ranks import run_ranks, single_rank
+from tests.learners.tiny import make_learner, random_batch, write_model
 
 Settings = dict[str, object]
 Outcome = dict[str, object]
@@ -26,16 +25,7 @@ LORA: Settings = {"lora": {"rank": 3}}
 
 
 def make(rank: int, ranks: int, model: str, algorithm: Settings, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "threads": 1, "ranks": ranks, **trainer}
-    return Learner(
-        model,
-        AlgorithmSettings.model_validate(algorithm),
-        TrainerSettings.model_validate(settings),
-        temperature=0.9,
-        rank=rank,
-        world_size=ranks,
-        device=CPU,
-    )
+    return make_learner(model, algorithm, rank, ranks, temperature=0.9, **trainer)
 
 
 def begin_again(rank: int, ranks: int, model: str, trainer: Settings) -> dict[str, list[dict[str, Tensor]]]:

@@ -1,12 +1,14 @@
 """Masks: which tokens they keep, by hand, by derivation and by count."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from learners.logprobs import Moments, chunked_logprobs
 from learners.masks import MASKS, MaskInput
+from learners.masks.attention import attention_entropy
 from learners.masks.curvature import curvature, predict
 from learners.masks.entropy import clip_cov, high_entropy, random_tokens
 from learners.masks.probability import unlikely_tokens
@@ -23,6 +25,7 @@ def given(
         torch.tensor(entropies or [1.0] * len(logprobs)),
         torch.tensor(advantages or [0.0] * len(logprobs)),
         Moments(nothing, nothing, nothing, nothing),
+        nothing,
     )
 
 
@@ -47,6 +50,14 @@ def test_clip_cov_drops_a_share_of_all_from_the_band_alone() -> None:
     assert not torch.equal(weight, clip_cov(case, share=0.1, low=3.0, high=5.0, seed=1))
     with pytest.raises(ValueError, match="low=2"):
         clip_cov(case, low=2.0, high=1.0)
+
+
+def test_attention_entropy_favours_those_that_look_at_little_and_keeps_the_mean() -> None:
+    case = replace(given([-1.0] * 3), attention=torch.tensor([0.0, math.log(2), math.log(4)]))
+    # exp(-h) is 1, 1/2 and 1/4, of mean 7/12.
+    assert attention_entropy(case).tolist() == pytest.approx([12 / 7, 6 / 7, 3 / 7])
+    assert attention_entropy(case, strength=-1.0).tolist() == pytest.approx([3 / 7, 6 / 7, 12 / 7])
+    assert attention_entropy(case, strength=0.0).tolist() == [1, 1, 1]
 
 
 def test_high_entropy_keeps_the_share_that_is_least_certain() -> None:

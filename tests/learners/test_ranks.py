@@ -7,24 +7,15 @@ import torch
 
 from learners.errors import CheckpointError, PolicyError
 from learners.learner import Learner
-from learners.settings import AlgorithmSettings, TrainerSettings
-from tests.learners.ranks import CPU, run_ranks
-from tests.learners.tiny import random_batch, tokenizer, write_model
+from tests.learners.ranks import run_ranks
+from tests.learners.tiny import make_learner, random_batch, tokenizer, write_model
 
 PROBE = [1, 5, 9, 2, 30]
 Outcome = dict[str, object]
 
 
 def make(rank: int, world_size: int, model: str, **trainer: object) -> Learner:
-    return Learner(
-        model,
-        AlgorithmSettings(),
-        TrainerSettings.model_validate({"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, **trainer}),
-        temperature=1.0,
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
-    )
+    return make_learner(model, None, rank, world_size, **trainer)
 
 
 def train(rank: int, world_size: int, model: str) -> Outcome:

@@ -10,7 +10,7 @@ from learners.errors import UnfitError
 from learners.learner import Learner
 from learners.packing import pack
 from learners.sequence_parallel import SequenceGroup, check_model, open_grid
-from learners.settings import AlgorithmSettings, TrainerSettings
+from learners.settings import AlgorithmSettings, LearnerPlaces, TrainerSettings
 from tests.learners.gradient_sums import assert_same_gradients, gradient_sums
 from tests.learners.ranks import CPU, run_ranks, single_rank
 from tests.learners.tiny import random_batch, tiny_model
@@ -45,15 +45,16 @@ Outcome = dict[str, dict[str, object]]
 
 
 def make(rank: int, ranks: int, model: str, sequence_parallel: int, algorithm: str, **trainer: object) -> Learner:
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "ranks": ranks, **trainer}
+    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, **trainer}
     return Learner(
         model,
         AlgorithmSettings.model_validate(ALGORITHMS[algorithm]),
-        TrainerSettings.model_validate({**settings, "sequence_parallel": sequence_parallel}),
+        TrainerSettings.model_validate(settings),
         temperature=0.9,
         rank=rank,
         world_size=ranks,
         device=CPU,
+        sequence_parallel=sequence_parallel,
     )
 
 
@@ -165,7 +166,9 @@ def test_a_row_shorter_than_the_ranks_is_filled_up() -> None:
 
 
 def test_heads_that_the_ranks_do_not_divide_are_one_line() -> None:
-    with pytest.raises(UnfitError, match=r"trainer\.sequence_parallel: 3 ranks .* 4 attention heads; 1, 2, 4 can"):
+    with pytest.raises(
+        UnfitError, match=r"topology\.learner\.sequence_parallel: 3 ranks .* 4 attention heads; 1, 2, 4 can"
+    ):
         check_model(tiny_model().config, 3)
 
 
@@ -179,4 +182,4 @@ def test_layers_that_mix_tokens_outside_of_attention_are_refused() -> None:
 
 def test_ranks_that_cannot_be_grouped_are_refused_by_the_settings() -> None:
     with pytest.raises(ValueError, match="sequence_parallel=2 does not divide ranks=3"):
-        TrainerSettings(ranks=3, sequence_parallel=2)
+        LearnerPlaces(ranks=3, sequence_parallel=2)

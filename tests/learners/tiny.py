@@ -48,10 +48,11 @@ def make_learner(
     ranks: int = 1,
     *,
     temperature: float = 1.0,
+    sequence_parallel: int = 1,
     **trainer: object,
 ) -> Learner:
     """One rank's, on the CPU, in float32 and with small micro-batches unless `trainer` says otherwise."""
-    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, "ranks": ranks, **trainer}
+    settings = {"dtype": "float32", "learning_rate": 1e-3, "token_budget": 60, **trainer}
     return Learner(
         model,
         AlgorithmSettings.model_validate(algorithm or {}),
@@ -60,6 +61,7 @@ def make_learner(
         rank=rank,
         world_size=ranks,
         device=CPU,
+        sequence_parallel=sequence_parallel,
     )
 
 
