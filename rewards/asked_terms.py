@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-from rewards.entries import Entry, RewardSetupError, asking_entries_of, failed, settled, with_verdict
+from rewards.entries import Entry, RewardSetupError, asking_entries_of, failed, settled, settled_together, with_verdict
 from rewards.group import Group
 from rewards.models.asking import ModelFailed, ModelFailureKind, Models
 from rewards.models.patience import patience
@@ -91,12 +91,8 @@ class AskedTerms:
             group = Group(tuple(answers), tuple(terms), given.history, given.shared)
             found = await self._asked(entry, group, list(seen.values()))
             scored |= dict(zip(seen, found, strict=True))
-        took = (time.perf_counter() - started) / max(1, len(scored))
-        totals = {
-            number: replace(settled(score, given.responses[number], self._settings), seconds=score.seconds + took)
-            for number, score in scored.items()
-        }
-        return [totals.get(number, score) for number, score in enumerate(given.scores)]
+        seconds = time.perf_counter() - started
+        return settled_together(given.scores, scored, given.responses, self._settings, seconds)
 
     async def _asked(self, entry: Entry, given: Response | Group, scores: list[Score]) -> list[Score]:
         """The scores with this term in them: one for a response, one for each of a group's.

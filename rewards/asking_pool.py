@@ -16,7 +16,7 @@ from itertools import count
 from typing import Literal
 
 from rewards.child_process import end, launched, signal_group
-from rewards.entries import RewardSetupError
+from rewards.entries import RewardSetupError, given_up
 from rewards.models.address import Address, Addresses
 from rewards.response import Failure, FailureKind, Score
 from rewards.settings import RewardSettings
@@ -201,9 +201,4 @@ class AskingPool:
         return reason
 
     def _without(self, given: GroupRequest, kind: FailureKind, reason: str) -> list[Score]:
-        """Each answer that had a verdict gets the fallback and keeps its terms."""
-        fallback = self._settings.fallback
-        return [
-            score if score.error else Score(fallback, score.terms, reason, score.seconds, failure=Failure(kind))
-            for score in given.scores
-        ]
+        return given_up(given.scores, self._settings.fallback, reason, Failure(kind))

@@ -10,17 +10,16 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 
 from rewards.compose import Reward
 from rewards.confinement import die_with_parent, install_guard, limit_memory
 from rewards.entries import RewardSetupError, one_line
 from rewards.lives import live
-from rewards.response import Response, Score
+from rewards.response import Score
 from rewards.settings import RewardSettings
 from rewards.term_mark import TermMark
-from rewards.wire import Channel, ChannelClosedError, GroupRequest, Reply
+from rewards.wire import Channel, ChannelClosedError, GroupRequest, Reply, ScoreRequest
 
 _TOGETHER_S = 0.005
 """A reply is sent as soon as this has passed since the last: what would be lost with the child is scored again."""
@@ -76,14 +75,14 @@ def _serve(reward: Reward, mark: TermMark, memory_mb: int, channel: Channel) -> 
             return  # what filled the memory may be a cache: a fresh child is cheaper than a second failure
 
 
-def _score(reward: Reward, mark: TermMark, responses: Sequence[Response], channel: Channel) -> None:
+def _score(reward: Reward, mark: TermMark, request: ScoreRequest, channel: Channel) -> None:
     """Send the scores in order, those of the last `_TOGETHER_S` in one reply."""
     ready: list[Score] = []
     sent = time.monotonic()
-    for place, response in enumerate(responses):
-        mark.response(place)
+    for place, response in enumerate(request.responses):
+        mark.response(request.first + place)
         ready.append(reward.score(response))
-        if place + 1 == len(responses) or time.monotonic() - sent > _TOGETHER_S:
+        if place + 1 == len(request.responses) or time.monotonic() - sent > _TOGETHER_S:
             channel.send_reply(Reply("scores", tuple(ready)))
             ready.clear()
             sent = time.monotonic()

@@ -28,8 +28,8 @@ from rewards.scoring_child import ScoringChild
 from rewards.settings import RewardSettings
 from rewards.wire import GroupRequest
 
-_HANDED_AT_MOST = 64
-"""Responses that a child is handed at a time: many, so that handing them costs little beside scoring them."""
+_HANDED_AT_MOST = 512
+"""Responses that a child is handed at a time: many, so that it seldom waits for its pool."""
 _GRACE_S = 15.0
 """For killing, reaping and thread scheduling on a machine under load."""
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import cast
 
 from rewards.confinement import confined
-from rewards.entries import RewardSetupError, entries_of, failed, settled, with_verdict
+from rewards.entries import RewardSetupError, entries_of, failed, settled, settled_together, with_verdict
 from rewards.group import Group
 from rewards.registry import RefusedOptionError, Term
 from rewards.response import Response, Score
@@ -117,12 +117,7 @@ class Reward:
             except Exception as raised:  # noqa: BLE001 - as above; a group's terms fail for all of it
                 scored = {number: failed(score, entry, raised) for number, score in scored.items()}
                 break
-        took = (time.perf_counter() - started) / max(1, len(scored))
-        totals = {
-            number: replace(settled(score, responses[number], self._settings), seconds=score.seconds + took)
-            for number, score in scored.items()
-        }
-        return [totals.get(number, score) for number, score in enumerate(scores)]
+        return settled_together(scores, scored, responses, self._settings, time.perf_counter() - started)
 
     def _called(self, term: Term, given: Response | Group, options: Mapping[str, object], number: int = 0) -> object:
         """What the term's function returns, awaited where it is a coroutine's."""

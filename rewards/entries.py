@@ -1,7 +1,7 @@
 """The lines of a recipe's reward with the terms that they name, and what each may add to a score. Pure."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rewards.disturbance import disturbed
@@ -100,6 +100,36 @@ def settled(score: Score, response: Response, settings: RewardSettings) -> Score
         options = disturb.model_dump(exclude={"per"})
         total = disturbed(total, name, **options)
     return replace(score, total=total, terms=ordered)
+
+
+def settled_together(
+    scores: Sequence[Score],
+    found: Mapping[int, Score],
+    responses: Sequence[Response],
+    settings: RewardSettings,
+    seconds: float,
+) -> list[Score]:
+    """A group's scores after a pass over all of it; those that the pass left out stay as they are.
+
+    Args:
+        found: what the pass made of the others, by number.
+        seconds: that it took, which they share.
+    """
+    took = seconds / max(1, len(found))
+    return [
+        replace(settled(found[number], responses[number], settings), seconds=found[number].seconds + took)
+        if number in found
+        else score
+        for number, score in enumerate(scores)
+    ]
+
+
+def given_up(scores: Sequence[Score], fallback: float, reason: str, failure: Failure) -> list[Score]:
+    """A pass over a group came to nothing: each answer that had a verdict gets the fallback and keeps its terms."""
+    return [
+        score if score.error is not None else Score(fallback, score.terms, reason, score.seconds, failure=failure)
+        for score in scores
+    ]
 
 
 def one_line(label: str, raised: BaseException) -> str:

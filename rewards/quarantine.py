@@ -5,7 +5,7 @@ costs a run more than it can teach.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rewards.response import Score
 
@@ -27,3 +27,11 @@ class Quarantine:
             return False
         self._hung[item] += 1
         return self._hung[item] == self._visits
+
+    def state(self) -> dict[str, int]:
+        """Visits that hung, by item: what `restore` needs."""
+        return dict(self._hung)
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on where another quarantine was."""
+        self._hung = Counter(state)

@@ -52,6 +52,7 @@ BUILT_IN: Mapping[str, str] = {
     "one_box": "rewards.format_term",
     "otc_po": "rewards.lengths.tool_use",
     "overlong": "rewards.lengths.overlong",
+    "pddl_plan": "rewards.planning.plan_term",
     "phrase": "rewards.matching.text",
     "prolog": "rewards.prolog_program",
     "python_functions": "rewards.python_code",
@@ -81,6 +82,9 @@ BUILT_IN: Mapping[str, str] = {
 
 GIVES_SPANS = frozenset({"anytime_brpo", "capo_credit"})
 """Those of them that reward parts of an answer beside the whole."""
+
+RUNS_PROGRAMS = frozenset({"prolog", "python_functions", "python_stdio", "verilog"})
+"""Those of them that run programs in a sandbox, all together for `job_s` seconds at most."""
 
 _Options = ParamSpec("_Options")
 _Value = TypeVar("_Value", bound=Answer | Awaitable[Answer])

@@ -7,30 +7,37 @@ Invariants: `score` and `score_group` always return, within the deadlines of the
 time is dead before they do, and its successor is on its way. One thread at a time asks; any thread may `retire`.
 """
 
-import os
 import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from rewards.child_process import end, launched, signal_group
-from rewards.entries import RewardSetupError
+from rewards.child_process import cpu_clock, end, launched, signal_group
+from rewards.entries import RewardSetupError, given_up
 from rewards.lives import PID
+from rewards.priority import come_back, step_back
 from rewards.response import Failure, FailureKind, Response, Score
 from rewards.settings import RewardSettings
 from rewards.term_mark import AtWork, clear_mark, new_mark, read_mark
-from rewards.wire import Channel, ChannelClosedError, GroupRequest, Request, packed
+from rewards.wire import Channel, ChannelClosedError, GroupRequest, Reply, ScoreRequest, packed
 
 _SOON_S = 0.25
-"""An answer is scored by then, or its life steps back behind the others: those that hang burn a core each."""
-_LOWEST = 19
-"""The nicest that a process can be; only root could take that back, so such a life is not kept."""
+"""Of a core: an answer is scored with so much, or its life steps back behind the others; those that hang burn a core
+each. Time spent in waiting for a core does not count, so that a busy machine makes nobody step back."""
+_FIRST_S = 0.5
+"""The same for a life's first answer: what it touches of the libraries is copied to it page by page."""
+_LOOK_EVERY_S = 0.05
 _LAST_WORDS_S = 1.0
 """A process that closed its socket is on its way out, or on the way to end its life: waiting for it tells its exit code
 from our kill, and leaves no grandchild behind."""
+_TOGETHER = 64
+"""Responses of one message: many, so that handing them over costs little beside scoring them."""
+_AHEAD_BYTES = 1 << 16
+"""A message up to this size fits into the socket: it is sent while the child still scores what came before."""
 _LATE_S = 10.0
 """For a loaded process to fork, or to kill and reap a fork, on a busy machine."""
 
@@ -45,10 +52,20 @@ class _OutOfMemoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """The response of a request whose scoring failed, and the score that it gets."""
+    """The response of a request whose scoring failed, and why; `seconds` were spent on it."""
 
     place: int
-    score: Score
+    failure: Failure
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A request as it is sent, and how many scores answer it."""
+
+    payload: bytes
+    scores: int
 
 
 class ScoringChild:
@@ -62,6 +79,7 @@ class ScoringChild:
         """Pid of the life that answers, and the channel to it."""
         self._mark = new_mark()
         self._loaded = False
+        self._has_answered = False
         self._stepped_back = False
         self._retired = False
         self._lock = threading.Lock()
@@ -114,39 +132,33 @@ class ScoringChild:
         """The child's verdicts, or the fallback with the reason where it has none; each within its own deadline."""
         scores: dict[int, Score] = {}
         while open_places := [place for place in range(len(responses)) if place not in scores]:
-            found, failed = self._asked(tuple(responses[place] for place in open_places))
+            found, failed = self._asked(_messages([responses[place] for place in open_places]))
             scores.update(zip(open_places, found, strict=False))
             if failed is not None:
                 # Others of the request may be scored and not sent: they are asked for again.
                 culprit = max(len(found), min(failed.place, len(open_places) - 1))
-                scores[open_places[culprit]] = failed.score
+                scores[open_places[culprit]] = Score(
+                    self._settings.fallback, {}, failed.reason, failed.seconds, failure=failed.failure
+                )
         return [scores[place] for place in range(len(responses))]
 
     def score_group(self, request: GroupRequest) -> list[Score]:
         """The second pass. Where it fails, each answer that had a verdict gets the fallback and keeps its terms."""
-        found, failed = self._asked(request)
+        found, failed = self._asked(iter([_Message(packed(request), len(request.responses))]))
         if failed is None:
             return found
-        answer = failed.score
-        return [
-            score
-            if score.error is not None
-            else Score(answer.total, score.terms, answer.error, score.seconds, failure=answer.failure)
-            for score in request.scores
-        ]
+        return given_up(request.scores, self._settings.fallback, failed.reason, failed.failure)
 
-    def _asked(self, request: Request) -> tuple[list[Score], _Failed | None]:
-        """The scores that came, in order, and what became of a response where not all did.
-
-        Both are empty-handed about the rest where the life was too slow to be kept.
-        """
+    def _asked(self, messages: Iterator[_Message]) -> tuple[list[Score], _Failed | None]:
+        """The scores that came, in order, and what failed. Where nothing did, the rest was left to another life: this
+        one was too slow to be kept."""
         started = time.perf_counter()
         scores: list[Score] = []
         failure: tuple[FailureKind, str]
         try:
             self.wait_ready()
             started = time.perf_counter()
-            for some in self._replies(request):
+            for some in self._replies(messages):
                 scores += some
                 started = time.perf_counter()
             return scores, None
@@ -167,8 +179,7 @@ class ScoringChild:
         term = "" if at_work.term is None else self._settings.terms[at_work.term].logged_as
         self._replace()
         reason = f"{term}: {reason}" if term else reason
-        score = Score(self._settings.fallback, {}, reason, seconds, failure=Failure(kind, term))
-        return scores, _Failed(at_work.response, score)
+        return scores, _Failed(at_work.response, Failure(kind, term), reason, seconds)
 
     def kill(self, grace_s: float = 0.0) -> str:
         """End the process, its life and whatever that started, after a time in which it may end by itself.
@@ -197,7 +208,7 @@ class ScoringChild:
             if self._process is not None and (lives_itself or not self._loaded):
                 signal_group(self._process)  # under the lock, so that nobody has reaped it
 
-    def _replies(self, request: Request) -> Iterator[tuple[Score, ...]]:
+    def _replies(self, messages: Iterator[_Message]) -> Iterator[tuple[Score, ...]]:
         """The child's verdicts in order: all, or up to one that came so late that the life is not kept.
 
         A reply says that the next response has only just begun: its deadline counts from there.
@@ -206,31 +217,56 @@ class ScoringChild:
         """
         assert self._life is not None
         channel, deadline_s = self._life[1], self._settings.deadline_s
-        lacking = 1 if isinstance(request, GroupRequest) else len(request)
         clear_mark(self._mark)
-        channel.send(packed(request), deadline_s)
-        while lacking > 0:
-            until = time.monotonic() + deadline_s
-            try:
-                reply = channel.receive_reply(min(_SOON_S, deadline_s))
-            except TimeoutError:
-                self._step_back()
-                reply = channel.receive_reply(max(until - time.monotonic(), 0.0))
+        unsent, owed = next(messages, None), deque[int]()
+        while unsent is not None or owed:
+            while unsent is not None and (not owed or (len(owed) == 1 and len(unsent.payload) <= _AHEAD_BYTES)):
+                channel.send(unsent.payload, deadline_s)
+                owed.append(unsent.scores)
+                unsent = next(messages, None)
+            reply = self._awaited(channel, deadline_s)
             if reply.kind == "out_of_memory":
                 raise _OutOfMemoryError
             if not reply.scores:
                 raise ChannelClosedError("a reply that is none")
             yield reply.scores
-            lacking -= 1 if isinstance(request, GroupRequest) else len(reply.scores)
+            owed[0] -= len(reply.scores)
+            if owed[0] <= 0:
+                owed.popleft()
             if self._stepped_back:
                 return
+
+    def _awaited(self, channel: Channel, deadline_s: float) -> Reply:
+        """The next reply; a life that needs much of a core for it steps back until then.
+
+        Raises: TimeoutError, ChannelClosedError.
+        """
+        until, burnt = time.monotonic() + deadline_s, self._core_seconds()
+        soon = _SOON_S if self._has_answered else _FIRST_S
+        while True:
+            try:
+                reply = channel.receive_reply(min(_LOOK_EVERY_S, max(until - time.monotonic(), 0.0)))
+            except TimeoutError:
+                if time.monotonic() >= until:
+                    raise
+                if not self._stepped_back and self._core_seconds() - burnt >= soon:
+                    self._step_back()
+            else:
+                self._has_answered = True
+                if self._stepped_back and self._life is not None:
+                    self._stepped_back = not come_back(self._life[0])
+                return reply
+
+    def _core_seconds(self) -> float:
+        """Of the life that answers, since it was born; 0 where the system does not tell, or it has ended."""
+        with suppress(OSError):
+            return 0.0 if self._life is None else time.clock_gettime(cpu_clock(self._life[0]))
+        return 0.0
 
     def _step_back(self) -> None:
         """The life that has not answered soon gets what the others leave of the cores: it may never answer."""
         if self._life is not None and self._process is not None and self._life[0] != self._process.pid:
-            with suppress(OSError):  # it has just ended
-                os.setpriority(os.PRIO_PROCESS, self._life[0], _LOWEST)
-                self._stepped_back = True
+            self._stepped_back = step_back(self._life[0])
 
     def _replace(self) -> None:
         """The life that failed is ended; the next one is on its way, or else the process is started anew."""
@@ -281,8 +317,15 @@ class ScoringChild:
         (pid,) = PID.unpack(named)
         with self._lock:
             self._life = pid, Channel(socket.socket(fileno=sockets[0]))
-            self._stepped_back = False
+            self._has_answered = self._stepped_back = False
 
     def _launch(self) -> None:
         self._process, self._control = launched("rewards.child", self._mark.fileno())
         Channel(self._control).send(self._settings.model_dump_json().encode(), self._settings.start_timeout_s)
+
+
+def _messages(responses: Sequence[Response]) -> Iterator[_Message]:
+    """Packed as they are asked for: the child scores meanwhile."""
+    for first in range(0, len(responses), _TOGETHER):
+        part = tuple(responses[first : first + _TOGETHER])
+        yield _Message(packed(ScoreRequest(first, part)), len(part))

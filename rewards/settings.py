@@ -77,7 +77,7 @@ class RewardSettings(Section):
     """None leaves the reward true. The terms are logged, and evaluated, as they are in any case."""
     workers: int = Field(1, ge=1)
     """Child processes that score at a time. More than there are cores keep the rate up where answers hang: a child that
-    has not answered within a quarter of a second steps back behind the others."""
+    needs more than a moment of a core for an answer steps back behind the others."""
     deadline_s: float = Field(10.0, gt=0)
     """Wall time for one answer; past it the child is killed and the answer gets `fallback`."""
     memory_mb: int = Field(1024, ge=64)

@@ -1,4 +1,4 @@
-"""Two numbers in memory that a child and its pool share: which term is at work, on which response of the request.
+"""Two numbers in memory that a child and its pool share: which term is at work, on which of its responses.
 
 Read when the child is dead or will be killed, so that a failure is the right response's, and can be counted under the
 term that caused it. It costs the child a few bytes written for each term, and no message.
@@ -17,7 +17,7 @@ _NONE = 255
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """`term` is its number, None where none began; `response` its place in the request."""
+    """`term` is its number, None where none began; `response` its place among those handed to the child."""
 
     response: int
     term: int | None
@@ -49,7 +49,7 @@ class TermMark:
         self._response = 0
 
     def response(self, place: int) -> None:
-        """The response at this place of the request begins."""
+        """The response at this place begins."""
         self._response = place
         _MARK.pack_into(self._memory, 0, place, _NONE)
 

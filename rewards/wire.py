@@ -1,7 +1,8 @@
 """What a pool and its children say to each other, over a stream socket in length-prefixed messages.
 
 A request is answered by one reply or, where it is for several responses, by several, each with the scores of the next
-ones: what is quickly scored travels together, and nothing waits for what is not. A request goes down pickled: its maker
+ones: what is quickly scored travels together, and nothing waits for what is not. The next request may lie in the socket
+already, so that the child does not wait for its pool. A request goes down pickled: its maker
 is this program, and a task's item may hold tuples that JSON would lose. A reply comes up as JSON, validated: the child
 has read what a model wrote, so nothing of its making is unpickled.
 """
@@ -39,7 +40,19 @@ class GroupRequest:
     shared: Mapping[str, float]
 
 
-Request = tuple[Response, ...] | GroupRequest
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Responses that know nothing of each other.
+
+    Attributes:
+        first: place of the first of them among all that the pool hands to the child in one go.
+    """
+
+    first: int
+    responses: tuple[Response, ...]
+
+
+Request = ScoreRequest | GroupRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rewards.judging.seeds import seed_of
-from rewards.judging.votes import check_votes, instructed, opinions, temperature_of
+from rewards.judging.votes import asked, check_votes, instructed
 from rewards.models.asking import Models
 from rewards.models.quoting import quoted
 from rewards.models.verdicts import steps_in
@@ -57,14 +57,15 @@ async def capo_credit(
     if not steps:
         return Verdict(0.0)
     numbered = "\n\n".join(f"[{number}] {response.text[a:b]}" for number, (a, b) in enumerate(steps, start=1))
-    said = await models[model].generate(
+    found, troubles = await asked(
+        models[model],
         instructed(TASK, quoted("question", response.question), quoted("solution", numbered)),
-        n=critiques,
+        lambda text: steps_in(text, len(steps)),
+        votes=critiques,
         max_tokens=max_tokens,
-        temperature=temperature_of(critiques, temperature),
+        temperature=temperature,
         seed=seed_of(response.question, response.text),
     )
-    found, troubles = opinions(said, lambda text: steps_in(text, len(steps)))
     wrong = voted(found, vote)
     spans = tuple(SpanReward(*steps[number - 1], -process) for number in sorted(wrong))
     return Verdict(0.0, spans=spans, troubles=troubles)

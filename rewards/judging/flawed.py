@@ -4,8 +4,8 @@ import asyncio
 
 from rewards.group import Group
 from rewards.judging.seeds import seed_of
-from rewards.judging.votes import check_votes, instructed, majority, opinions, temperature_of
-from rewards.models.asking import Model, ModelFailed, Models
+from rewards.judging.votes import asked, check_votes, instructed, majority
+from rewards.models.asking import ModelFailed, Models
 from rewards.models.quoting import quoted
 from rewards.models.verdicts import yes_in
 from rewards.registry import Example, group_term, refusing_options
@@ -57,17 +57,18 @@ async def fapo_flawed(
         if not right:
             return Verdict(0.0)
         try:
-            said = await _said(models[model], response, votes, temperature_of(votes, temperature), max_tokens)
-            found, troubles = opinions(said, yes_in)
+            found, troubles = await asked(
+                models[model],
+                instructed(TASK, quoted("question", response.question), quoted("solution", response.text)),
+                yes_in,
+                votes=votes,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed_of(response.question, response.text),
+            )
         except ModelFailed as failure:
             return failure
         return Verdict(-penalty * majority(found), troubles=troubles)
 
     pairs = zip(group.responses, group.correct(of, correct_at), strict=True)
     return list(await asyncio.gather(*[one(response, right) for response, right in pairs]))
-
-
-async def _said(model: Model, response: Response, votes: int, temperature: float, max_tokens: int) -> list[str]:
-    shown = instructed(TASK, quoted("question", response.question), quoted("solution", response.text))
-    seed = seed_of(response.question, response.text)
-    return await model.generate(shown, n=votes, max_tokens=max_tokens, temperature=temperature, seed=seed)

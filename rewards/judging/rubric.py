@@ -4,7 +4,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from rewards.judging.seeds import seed_of
-from rewards.judging.votes import check_votes, instructed, opinions, temperature_of
+from rewards.judging.votes import asked, check_votes, instructed
 from rewards.models.asking import Models
 from rewards.models.quoting import quoted
 from rewards.models.verdicts import score_in
@@ -66,12 +66,13 @@ async def judge(
     parts = [quoted("question", response.question), quoted("answer", response.text)]
     if reference and response.reference is not None:
         parts.insert(1, quoted("reference", response.reference))
-    said = await models[model].generate(
+    scores, troubles = await asked(
+        models[model],
         instructed(task, *parts),
-        n=votes,
+        lambda text: score_in(text, low, high),
+        votes=votes,
         max_tokens=max_tokens,
-        temperature=temperature_of(votes, temperature),
+        temperature=temperature,
         seed=seed_of(response.question, response.text),
     )
-    scores, troubles = opinions(said, lambda text: score_in(text, low, high))
     return Verdict(fmean(scores) if combine == "mean" else median(scores), troubles=troubles)

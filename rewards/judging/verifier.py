@@ -4,7 +4,7 @@ from typing import Literal
 
 from rewards.extraction import by_marker, stated_answer
 from rewards.judging.seeds import seed_of
-from rewards.judging.votes import check_votes, instructed, majority, opinions, temperature_of
+from rewards.judging.votes import asked, check_votes, instructed, majority
 from rewards.models.asking import Models
 from rewards.models.quoting import quoted
 from rewards.models.verdicts import yes_in
@@ -66,14 +66,15 @@ async def general_reasoner(
     shown = instructed(
         TASK, quoted("question", response.question), quoted("reference", reference), quoted("answer", answer)
     )
-    said = await models[model].generate(
+    found, troubles = await asked(
+        models[model],
         shown,
-        n=votes,
+        yes_in,
+        votes=votes,
         max_tokens=max_tokens,
-        temperature=temperature_of(votes, temperature),
+        temperature=temperature,
         seed=seed_of(response.question, reference, answer),
     )
-    found, troubles = opinions(said, yes_in)
     if not majority(found):
         return Verdict(0.0, troubles=troubles)
     apart = abs(_length(reference, unit) - _length(answer, unit))

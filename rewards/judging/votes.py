@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from rewards.models.asking import Message, ModelFailed, ModelFailureKind
+from rewards.models.asking import Message, Model, ModelFailed, ModelFailureKind
 from rewards.models.quoting import RULE
 
 T = TypeVar("T")
@@ -31,6 +31,26 @@ def opinions(said: Sequence[str], read: Callable[[str], T]) -> tuple[list[T], tu
     if not found:
         raise troubles[0] if troubles else ModelFailed("malformed", "no reply")
     return found, tuple(trouble.kind for trouble in troubles)
+
+
+async def asked(
+    model: Model,
+    shown: Sequence[Message],
+    read: Callable[[str], T],
+    *,
+    votes: int,
+    max_tokens: int,
+    temperature: float | None,
+    seed: int,
+) -> tuple[list[T], tuple[ModelFailureKind, ...]]:
+    """So many opinions of a model on what it is shown: see `opinions` and `temperature_of`.
+
+    Raises: ModelFailed where none says anything.
+    """
+    said = await model.generate(
+        shown, n=votes, max_tokens=max_tokens, temperature=temperature_of(votes, temperature), seed=seed
+    )
+    return opinions(said, read)
 
 
 def temperature_of(votes: int, temperature: float | None) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rewards.models.address import Address
 from rewards.models.asking import Message, ModelFailed
@@ -169,7 +169,7 @@ class HttpModel:
 
     def _read(self, kind: type[_Reply], reply: bytes) -> _Reply:
         try:
-            return TypeAdapter(kind).validate_json(reply)
+            return kind.model_validate_json(reply)
         except ValidationError:
             raise self._malformed("a reply of another form than OpenAI's") from None
 

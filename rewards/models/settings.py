@@ -47,10 +47,6 @@ class ModelSettings(Section):
     """What a served model is for; an endpoint says so by itself."""
     engine: Literal["torch", "vllm"] = "vllm"
     """What serves it; `vllm` generates alone."""
-    cpus: int = Field(1, ge=1)
-    """Cores that the served model computes with."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs that it has to itself; 0 computes on cores."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     context_length: int = Field(4096, ge=16)
     """Tokens of a question to a served model and its reply together."""
@@ -70,6 +66,4 @@ class ModelSettings(Section):
             raise ValueError("api_key_env is for an endpoint; give its url, or leave the variable out")
         if self.served and self.engine == "vllm" and self.task != "generate":
             raise ValueError(f"engine=vllm serves task=generate alone; {self.task} needs engine=torch or an endpoint")
-        if self.served and self.engine == "torch" and self.task == "generate" and self.gpus:
-            raise ValueError("engine=torch generates on cores; set gpus to 0, or engine=vllm")
         return self

@@ -72,3 +72,11 @@ def slow_to_load_failure(response: Response) -> str:
 
 
 not_a_function = 3
+
+
+def busy(response: Response) -> float:
+    """Computes for as many seconds of a core as the text says."""
+    until = time.process_time() + float(response.text)
+    while time.process_time() < until:
+        pass
+    return 1.0

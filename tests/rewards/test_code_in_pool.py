@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from rewards import scoring_child
 from rewards.child_pool import ChildPool
 from rewards.response import Response
 from rewards.sandbox.choice import BACKENDS, NoSandboxError, sandbox
@@ -17,14 +16,6 @@ from tests.rewards.sandbox.programs import alive, descendants, happens
 ADD = "print(sum(map(int, input().split())))"
 SLEEP = "import os, time\nos.fork()\ntime.sleep(600)"
 HOSTILE = "import os\nos.kill(os.getppid(), 9)\nos.kill(1, 9)\nos.kill(-1, 9)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lives_last() -> Iterator[None]:
-    """On a busy machine a program may take the quarter of a second after which a life steps back and is replaced."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring_child, "_SOON_S", 1.5)
-        yield
 
 
 @pytest.fixture(scope="module", params=[name for name in BACKENDS if name != "nsjail"])

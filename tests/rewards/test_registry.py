@@ -5,9 +5,11 @@ from collections.abc import Awaitable
 import pytest
 from pydantic import ValidationError
 
+from learners.options import options_of
 from rewards.models.scripted import ScriptedModels
 from rewards.registry import (
     BUILT_IN,
+    RUNS_PROGRAMS,
     TERMS,
     Term,
     TermRegistry,
@@ -30,6 +32,11 @@ def test_every_built_in_name_is_registered_by_the_module_it_names() -> None:
         importlib.import_module(module)
         assert TERMS[name].function.__module__ == module
         assert TERMS[name].confined or name in GUARDED_OTHERWISE or TERMS[name].takes_models
+
+
+def test_those_that_run_programs_are_the_ones_with_a_bound_on_all_of_them() -> None:
+    bounded = {name for name in BUILT_IN if "job_s" in options_of(resolve(name).function)}
+    assert bounded == RUNS_PROGRAMS
 
 
 def test_a_name_is_given_once() -> None:

@@ -40,7 +40,6 @@ def test_a_fault_is_one_line_without_the_key(override: str, complaint: str) -> N
     [
         ({"api_key_env": "KEY"}, "api_key_env is for an endpoint"),
         ({"task": "classify", "engine": "vllm"}, "classify needs engine=torch"),
-        ({"task": "generate", "engine": "torch", "gpus": 1}, "engine=torch generates on cores"),
     ],
 )
 def test_parts_of_a_model_fit_each_other(model: dict[str, object], complaint: str) -> None:

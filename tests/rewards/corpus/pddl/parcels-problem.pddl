@@ -1,0 +1,5 @@
+(define (problem monday) (:domain parcels)
+  (:objects truck - van cycle - bike vase book - parcel north south - town)
+  (:init (at truck depot) (at cycle depot) (at vase depot) (at book depot) (fragile vase)
+         (road depot north) (road north depot) (road depot south) (road depot depot))
+  (:goal (and (at vase north) (signed vase) (not (signed book)))))
