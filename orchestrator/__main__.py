@@ -1,4 +1,4 @@
-"""`python -m orchestrator` is the `paceline` command."""
+"""`python -m orchestrator` is the `paceline` command without what takes a recipe to another place."""
 
 from orchestrator.cli import main
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, Protocol
 
+from orchestrator.monitoring.scene import EngineScene, Scene
 from orchestrator.policies.dispatch import Dispatcher
-from orchestrator.progress import Progress
 from orchestrator.reward_client import RewardClient
 from orchestrator.rollout_fleet import RolloutFleet
 
@@ -36,24 +36,27 @@ class Lap:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
+class ActivityListener(Protocol):
+    """Is told what the learner did, from when to when, seconds since the epoch, and where everybody stands."""
+
+    def learner_did(self, doing: LearnerDoes, began_at: float, ended_at: float) -> None: ...
+
+    def looked(self, scene: Scene) -> None: ...
+
+
 class Activity:
-    """Args:
-    did: is told what the learner did, from when to when, seconds since the epoch.
-    clock: monotonic seconds.
-    """
+    """Args: clock: monotonic seconds."""
 
     def __init__(
         self,
         fleet: RolloutFleet,
         rewards: RewardClient,
         dispatcher: Dispatcher,
-        progress: Progress,
-        did: Callable[[LearnerDoes, float, float], None],
+        listener: ActivityListener,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._fleet, self._rewards, self._dispatcher, self._progress = fleet, rewards, dispatcher, progress
-        self._did = did
-        self._clock = clock
+        self._fleet, self._rewards, self._dispatcher = fleet, rewards, dispatcher
+        self._listener, self._clock = listener, clock
         self._learner = "starts"
         self._idle: dict[str, float] = {}
         self._began = self._lap_began = clock()
@@ -101,7 +104,7 @@ class Activity:
         try:
             yield
         finally:
-            self._did(doing, began_at, time.time())
+            self._listener.learner_did(doing, began_at, time.time())
             self._waits_since = None
             if doing == "waits" and self._running:
                 seconds = self._clock() - start
@@ -110,33 +113,40 @@ class Activity:
                 self._idle["learner"] += seconds
 
     async def watch(self) -> None:
-        """Keep the screen and the engines' idle time up to date until cancelled."""
+        """Keep the engines' idle time, and whoever watches, up to date until cancelled."""
         last = self._clock()
         while True:
             await asyncio.sleep(SAMPLE_S)
             now = self._clock()
             for member in self._fleet.members:
                 if self._running and member.link.load.running == 0:
-                    self._idle[member.link.name] += now - last
+                    name = member.link.name  # perhaps of an engine that has joined since
+                    self._idle[name] = self._idle.get(name, 0.0) + now - last
             last = now
-            self._progress.actors(self._doing())
+            self._listener.looked(self._scene())
 
     def idle_fractions(self) -> dict[str, float]:
         """Share of the training time that each actor stood idle."""
         return {name: round(idle / self.train_s, 4) for name, idle in self._idle.items() if self.train_s > 0}
 
-    def _doing(self) -> dict[str, str]:
-        engines = {
-            member.link.name: f"{member.link.load.running} answers running, at most {member.concurrency.limit}, "
-            f"KV cache {member.link.load.kv_use:.0%}, weights v{member.version}"
-            for member in self._fleet.members
-        }
+    def _scene(self) -> Scene:
         dispatcher = self._dispatcher
-        return {
-            **engines,
-            "reward": f"{self._rewards.waiting} answers to score",
-            "waiting": f"{self._fleet.waiting} answers for an engine",
-            "buffer": f"{len(dispatcher.buffer)} groups ready, {dispatcher.in_flight} in flight"
-            + (f", {dispatcher.aside} set aside" if dispatcher.aside else ""),
-            "learner": self._learner,
-        }
+        return Scene(
+            tuple(
+                EngineScene(
+                    member.link.name,
+                    member.link.load.running,
+                    member.concurrency.limit,
+                    member.link.load.kv_use,
+                    member.version,
+                )
+                for member in self._fleet.members
+            ),
+            waiting=self._fleet.waiting,
+            to_score=self._rewards.waiting,
+            buffered=len(dispatcher.buffer),
+            in_flight=dispatcher.in_flight,
+            aside=dispatcher.aside,
+            learner=self._learner,
+            idle=self.idle_fractions(),
+        )

@@ -12,6 +12,7 @@ that go model and drafter stay.
 """
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -27,10 +28,11 @@ from learners.errors import first_line
 from orchestrator.deadline import within
 from orchestrator.disk import disk_errors
 from orchestrator.errors import PacelineError, SettingError
+from orchestrator.run_layout import CARD, DRAFTER, LEARNER, MODEL, step_name, step_of
 from orchestrator.stages.recipes import StageRecipe
+from orchestrator.storage.mirror import NO_MIRROR, Mirror
 
 FORMAT = 1
-CARD, LEARNER, MODEL, DRAFTER = "run.json", "learner", "model", "drafter"
 CLOSE_S = 20.0
 """How long a run that stops waits for the checkpoint in progress."""
 
@@ -61,6 +63,11 @@ class Card:
 
 
 _CARD = TypeAdapter(Card)
+
+
+@functools.cache
+def _adapter(state: type[S]) -> TypeAdapter[S]:
+    return TypeAdapter(state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,7 @@ class Checkpoints:
     folder: of all checkpoints of a run.
     recipe: the run goes on with only where it agrees.
     save_drafter: writes the drafter that serves into a folder; None where the run trains none.
+    mirror: gets a copy of each, and the next is not begun before.
     """
 
     def __init__(
@@ -103,11 +111,15 @@ class Checkpoints:
         recipe: StageRecipe,
         learners: CheckpointSource,
         save_drafter: Callable[[Path], Awaitable[None]] | None = None,
+        mirror: Mirror = NO_MIRROR,
     ) -> None:
         self._folder, self._learners, self._save_drafter = folder, learners, save_drafter
+        self._mirror = mirror
         self._recipe: dict[str, JsonValue] = recipe.model_dump(mode="json")
         self._keep, self._timeout_s = recipe.trainer.keep_checkpoints, recipe.trainer.step_timeout_s
         self._writing: asyncio.Task[None] | None = None
+        self._newest: int | None = None
+        """Step of the checkpoint that was begun last, or that the run goes on from."""
 
     async def write(self, state: State) -> None:
         """Have the learner's state copied; everything is written from then on, beside the next steps.
@@ -117,14 +129,22 @@ class Checkpoints:
         Raises:
             RunError: the checkpoint before this one could not be written, or this one not begun.
         """
-        content = TypeAdapter(type(state)).dump_python(state, mode="json")
+        content = _adapter(type(state)).dump_python(state, mode="json")
         await self.settle()
+        await self._mirror.room()
         draft = self._draft(state.step)
         with disk_errors(f"the checkpoint {draft}"):
             shutil.rmtree(draft, ignore_errors=True)  # of a process that died while writing
             draft.mkdir(parents=True)
         await self._learners.begin_checkpoint(draft / LEARNER, draft / MODEL, state.step)
+        self._newest = state.step
         self._writing = asyncio.create_task(self._finish(state.step, content), name=f"checkpoint {state.step}")
+
+    async def write_last(self, state: State) -> None:
+        """Until `state` is in a checkpoint, which it may be already. Raises: RunError: it could not be written."""
+        if self._newest != state.step:
+            await self.write(state)
+        await self.settle()
 
     def check(self) -> None:
         """Raises: RunError: the last write has failed."""
@@ -148,8 +168,10 @@ class Checkpoints:
 
     def forget_after(self, step: int) -> None:
         """The run goes on from this step: what it wrote beyond did not happen."""
+        self._newest = step
+        self._mirror.forget_after(self._folder, step)
         for path in _folders(self._folder):
-            if _step_of(path) > step:
+            if step_of(path.name) > step:
                 _withdraw(path)
                 shutil.rmtree(path, ignore_errors=True)
         for draft in self._folder.glob(".step-*.partial"):
@@ -167,7 +189,7 @@ class Checkpoints:
             raise
 
     def _publish(self, step: int, content: object) -> None:
-        draft, path = self._draft(step), self._folder / f"step-{step:06d}"
+        draft, path = self._draft(step), self._folder / step_name(step)
         with disk_errors(f"the checkpoint {path}"):
             files = {file.name: file.stat().st_size for file in sorted((draft / LEARNER).iterdir())}
             card = {"format": FORMAT, "recipe": self._recipe, "files": files, "state": content}
@@ -180,9 +202,10 @@ class Checkpoints:
             for older in [path for path in _folders(self._folder) if (path / CARD).is_file()][: -self._keep]:
                 _withdraw(older)
                 shutil.rmtree(older / LEARNER, ignore_errors=True)
+        self._mirror.published(path, self._keep)
 
     def _draft(self, step: int) -> Path:
-        return self._folder / f".step-{step:06d}.partial"
+        return self._folder / f".{step_name(step)}.partial"
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -200,7 +223,7 @@ def find_checkpoint(folder: Path, state: type[S], step: int | None = None) -> Ch
     Raises:
         SettingError: there is none, or it is damaged.
     """
-    whole = {_step_of(path): path for path in _folders(folder) if (path / CARD).is_file()}
+    whole = {step_of(path.name): path for path in _folders(folder) if (path / CARD).is_file()}
     if step is None:
         if not whole:
             raise SettingError(
@@ -217,7 +240,7 @@ def _read(path: Path, state: type[S]) -> Checkpoint[S]:
     fix = "resume from an older one with --step"
     try:
         card = _CARD.validate_python(json.loads((path / CARD).read_text(encoding="utf-8")))
-        remembered = TypeAdapter(state).validate_python(card.state) if card.format == FORMAT else None
+        remembered = _adapter(state).validate_python(card.state) if card.format == FORMAT else None
     except (OSError, ValueError) as error:  # pydantic's ValidationError is one
         first = first_line(error)
         raise SettingError("RUN", f"{path / CARD} cannot be read: {first}", fix) from None
@@ -234,11 +257,7 @@ def _read(path: Path, state: type[S]) -> Checkpoint[S]:
 
 def _folders(folder: Path) -> list[Path]:
     """Of steps, ascending; drafts are none."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=_step_of)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=lambda path: step_of(path.name))
 
 
 def _withdraw(path: Path) -> None:

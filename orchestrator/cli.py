@@ -1,7 +1,8 @@
 """The command line: `paceline train RECIPE [key=value ...]` and its companions.
 
 Every foreseeable fault ends here as one line on standard error and exit code 2 (an input that cannot work) or 1 (a
-run that had to stop). Heavy imports wait until a command needs them, so that `--help` answers at once.
+run that had to stop). Heavy imports wait until a command needs them, so that `--help` answers at once. The
+`paceline` command is `deploy.cli`, which adds what takes a recipe to another place.
 """
 
 import os
@@ -14,12 +15,9 @@ import typer
 
 from orchestrator.errors import PacelineError, SettingError
 
-app = typer.Typer(
-    help="Train reasoning LLMs by reinforcement learning, without waiting for the longest answer.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+HELP = "Train reasoning LLMs by reinforcement learning, without waiting for the longest answer."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 UNSCORED = 1
 """Exit code of `score` where some answers got the fallback."""
@@ -32,6 +30,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (see `paceline recipes`) or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    goes_on: Annotated[bool, typer.Option("--resume", help="Go on with the run in run_dir, if one is there.")] = False,
 ) -> None:
     """Train a model by a recipe."""
     from orchestrator.stages.load import dump_any, load_any
@@ -42,10 +41,11 @@ def train(
         return
     from orchestrator.progress import Progress
     from orchestrator.stages.report import print_any
+    from orchestrator.stages.resume import begin_or_go_on
     from orchestrator.stages.run import run_any
 
     with Progress(f"paceline train {resolved.name}") as progress:
-        folder = run_any(resolved, progress)
+        folder = (begin_or_go_on if goes_on else run_any)(resolved, progress)
         status = print_any(folder, progress)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
@@ -53,18 +53,19 @@ def train(
 
 @app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(help="Folder of a run that broke off, or of one that shall go on longer.")],
+    run: Annotated[str, typer.Argument(help="Folder or s3://... of a run that broke off, or shall go on longer.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
     step: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the newest.")] = None,
 ) -> None:
     """Go on with a run from its last checkpoint, as if there had been no break."""
     from orchestrator.progress import Progress
     from orchestrator.stages.report import print_any
-    from orchestrator.stages.resume import find_any_resumption, go_on
+    from orchestrator.stages.resume import resume_any
+    from orchestrator.storage.address import check_address
 
-    found = find_any_resumption(run, overrides or [], step)
+    check_address("RUN", run)
     with Progress(f"paceline resume {run}") as progress:
-        folder = go_on(found, progress)
+        folder = resume_any(run, progress, overrides or [], step)
         status = print_any(folder, progress)
     if status == "interrupted":
         raise typer.Exit(INTERRUPTED)
@@ -72,14 +73,17 @@ def resume(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, also of one that failed or still goes on.")],
+    run: Annotated[str, typer.Argument(help="Folder or s3://... of a run, also of one that failed or goes on.")],
 ) -> None:
     """Say what the longest answers of a run cost, and what other policies would have saved."""
     from orchestrator.progress import Progress
     from orchestrator.report import print_details
+    from orchestrator.storage.address import check_address
+    from orchestrator.storage.fetch import readable_run
 
-    with Progress(f"paceline report {run}") as progress:
-        print_details(run, progress)
+    check_address("RUN", run)
+    with Progress(f"paceline report {run}") as progress, readable_run(run, progress) as folder:
+        print_details(folder, progress)
 
 
 @app.command()
@@ -134,6 +138,31 @@ def doctor(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (see `paceline recipes`) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a machine that is not this one.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GiB of each of them.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="What they are, such as h100.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to ask what it has.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Folder of a run whose measured speeds hold.")] = None,
+    answer_tokens: Annotated[float | None, typer.Option(help="Mean length of an answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a recipe needs of memory, and how fast it may be. Exit code 1 where it does not fit."""
+    from rich.console import Console
+
+    from orchestrator.planning.command import Asked, print_plans
+    from orchestrator.stages.load import load_any
+
+    resolved = load_any(recipe, overrides or [])
+    asked = Asked(gpus, gpu_memory, accelerator, address, like, answer_tokens)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    if not print_plans(resolved, asked, as_data=as_json, console=console):
+        raise typer.Exit(1)
+
+
+@app.command()
 def rewards(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the list of docs/rewards.md.")] = False,
 ) -> None:
@@ -184,13 +213,13 @@ def starter(
     typer.echo(str(folder))
 
 
-def main() -> None:
-    """Entry point of the `paceline` command."""
+def main(commands: typer.Typer = app) -> None:
+    """Run the command that the arguments name, of these; faults end it with one line and an exit code."""
     # Other packages' syntax warnings, shown when their byte code is first compiled, say nothing to our users.
     warnings.simplefilter("ignore", SyntaxWarning)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::SyntaxWarning")
     try:
-        app()
+        commands()
     except PacelineError as error:
         print(f"paceline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingError) else 1)

@@ -11,7 +11,12 @@ from orchestrator.drafting.settings import SpeculationSection
 from orchestrator.policies.keep import KeepSettings
 from orchestrator.policies.pairs import PairSettings
 from orchestrator.stages.kinds import RolloutKind
+from orchestrator.storage.settings import StorageSettings
+from orchestrator.topology import Topology
 from rewards.settings import RewardSettings
+
+STARTER = "starter"
+"""The model of this name is made on the spot."""
 
 
 class EvalSettings(Section):
@@ -40,6 +45,12 @@ class RaySettings(Section):
     """Cluster to join; None starts Ray on this machine for the length of the run."""
     object_store_mb: int = Field(256, ge=80)
     """Object store of the Ray started here; a joined cluster keeps its own."""
+    room_timeout_s: float = Field(300.0, gt=0)
+    """How long a cluster may take to have room for the topology: until others have ended, or nodes have come."""
+    grows: bool = False
+    """Nodes come as they are wanted. Off: a topology that is beyond the nodes of today is refused at once."""
+    metrics_port: int | None = Field(None, ge=1024, le=65535)
+    """Where the Ray started here answers Prometheus; None takes any free port. A joined cluster keeps its own."""
 
 
 class Recipe(Section):
@@ -51,10 +62,15 @@ class Recipe(Section):
     """Two runs of this recipe on machines of one kind, or a run and its resumed half, make the same bits. Synchronous
     runs alone; slower, because no answer may feel what is computed beside it."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    topology: Topology = Topology()
+    """How many of each role there are, and what each takes of the machine or the cluster."""
     model: str
-    """Folder or Hugging Face id of a causal LM; `starter` makes and caches the small model of the quickstart."""
+    """Folder, address in storage (`s3://...`) or Hugging Face id of a causal LM; `starter` makes and caches the small
+    model of the quickstart."""
     run_dir: str | None = None
-    """Where the run is written; None makes runs/<name>-<time>. A folder that exists is never overwritten."""
+    """Where the run is written, a folder or an address in storage (`s3://bucket/runs/mine`); None makes
+    runs/<name>-<time>. What exists is never overwritten."""
+    storage: StorageSettings = StorageSettings()
     data: DataSettings
     rollout: RolloutSettings = RolloutSettings()
     reward: RewardSettings

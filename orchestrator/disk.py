@@ -1,10 +1,18 @@
 """The disk under a run: where there is one yet, and what is said when it refuses a write."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import RunError
+
+_FIXES: Mapping[int, str] = {
+    errno.EROFS: "the disk has turned read-only: mend it and go on with `paceline resume`, or set run_dir to another",
+    errno.EACCES: "give this user the right to write there, or set run_dir to another place",
+    errno.EPERM: "give this user the right to write there, or set run_dir to another place",
+    errno.EIO: "the disk has failed: go on from the last checkpoint with run_dir on another",
+}
 
 
 def existing(folder: Path) -> Path:
@@ -19,5 +27,5 @@ def disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "free some space or set run_dir to another disk"
+        fix = _FIXES.get(error.errno or 0, "free some space or set run_dir to another disk")
         raise RunError(f"{what} cannot be written: {error.strerror}", fix) from error

@@ -4,7 +4,7 @@ Accuracy = share of answers whose first reward term (the correctness term, by co
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from statistics import fmean
 
@@ -94,9 +94,7 @@ class Evaluator:
                 for number, completion in enumerate(completions)
             ]
             if self._likely is not None:
-                ids = [completion.token_ids for completion in completions]
-                told = await self._likely.likelihoods([prompt_ids] * len(ids), ids, prompt.reference)
-                answers = [replace(seen, likelihood=likely) for seen, likely in zip(answers, told, strict=True)]
+                answers = await self._likely.measured(answers, [prompt_ids] * len(answers))
             scores = await rewards.score(answers)
             done += len(scores)
             on_answer(done, total)

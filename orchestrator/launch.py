@@ -6,11 +6,12 @@ the same core.
 """
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import ray
@@ -25,24 +26,37 @@ from actors.rollout import RolloutWorker
 from actors.settings import RolloutSettings
 from actors.speculation.settings import SpeculationSettings
 from learners.errors import first_line
-from learners.settings import TrainerSettings
+from learners.settings import LearnerPlaces
 from orchestrator.config import RaySettings, Recipe
 from orchestrator.deadline import DeadlineMissed, all_within, within
 from orchestrator.drafting.trainer_handle import DrafterTrainerHandle
 from orchestrator.errors import RunError, SettingError, last_line
+from orchestrator.joining import QUIET, join
 from orchestrator.learner_group import LearnerGroup
 from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.model_servers import ModelServers, ServerListener
-from orchestrator.placement import Placement
+from orchestrator.placement import (
+    DRAFTER,
+    NODE_SHARE,
+    REWARD,
+    Placement,
+    bundles,
+    drafter_gpus,
+    judge_name,
+    rank_name,
+    rollout_name,
+)
 from orchestrator.policies.make import RESTART_WINDOW_S
 from orchestrator.policies.restart_budget import RestartBudget
 from orchestrator.preflight import Prepared
+from orchestrator.reservation import Reservation, cpus_of, reserve
 from orchestrator.reward_client import RewardClient, RewardListener
 from orchestrator.rollout_fleet import FleetListener, RolloutFleet
+from orchestrator.sight import check_sight
+from orchestrator.stages.recipes import with_models
 from orchestrator.worker_link import WorkerLink
 
 START_TIMEOUT_S = 300.0
-DRAFTER_GPU_SLIVER = 0.01
 SCORING_GROUPS, ASKING_GROUPS = 8, 256
 """Groups that the reward actor takes on at a time, where no term asks a model, and where one may."""
 
@@ -68,84 +82,122 @@ class Actors:
     drafter: DrafterTrainerHandle | None = None
 
 
-@asynccontextmanager
-async def launched(recipe: Recipe, prepared: Prepared, listener: WorkerListener) -> AsyncIterator[Actors]:
-    """Ray and all actors, started and ready; stopped on the way out, however that is taken.
+@contextmanager
+def room(recipe: Recipe, prepared: Prepared, run_dir: Path) -> Iterator[Reservation]:
+    """Ray, and what it sets aside for the run; given back and stopped on the way out, however that is taken.
+
+    Args:
+        run_dir: which the nodes must see; it need not be there yet.
 
     Raises:
-        SettingError: the cluster cannot be reached or lacks resources.
+        SettingError: the cluster cannot be reached, is too small, or does not see the run's files.
+        RunError: Ray does not start here, or others hold the cluster for too long.
+    """
+    wanted = bundles(recipe, prepared.placement)
+    # The actors compute with few threads each, so this machine may host more of them than it has cores.
+    start_ray(recipe.ray, cpus=cpus_of(wanted))
+    try:
+        reserved = reserve(wanted, timeout_s=recipe.ray.room_timeout_s, grows=recipe.ray.grows)
+        try:
+            check_sight(reserved.nodes(), run_dir, _files_needed(recipe, prepared, run_dir))
+            yield reserved
+        finally:
+            reserved.give_back()
+    finally:
+        ray.shutdown()
+
+
+def _files_needed(recipe: Recipe, prepared: Prepared, run_dir: Path) -> dict[str, list[Path]]:
+    """By actor, the paths that it reads or writes."""
+    drafts = [run_dir] if recipe.speculation is not None and recipe.speculation.learns else []
+    engines = {rollout_name(number): [prepared.model, *drafts] for number in range(recipe.topology.rollout.workers)}
+    ranks = {rank_name(rank): [prepared.model, run_dir] for rank in range(recipe.topology.learner.ranks)}
+    judges = {judge_name(name): [folder] for name, folder in prepared.reward_models.items()}
+    return {**engines, **ranks, **judges}
+
+
+@asynccontextmanager
+async def launched(
+    recipe: Recipe, prepared: Prepared, reserved: Reservation, listener: WorkerListener
+) -> AsyncIterator[Actors]:
+    """All actors, started and ready in their places; stopped on the way out, however that is taken.
+
+    Raises:
         RunError: an actor did not start.
     """
-    # The actors compute with few threads each, so this machine may host more of them than it has cores.
-    models = sum(recipe.reward.models[name].cpus for name in prepared.reward_models)
-    start_ray(recipe.ray, actors=recipe.rollout.workers + recipe.trainer.ranks + 1 + models)
     started: list[ActorHandle] = []
     try:
-        actors = await _start_actors(recipe, prepared, listener, started)
+        actors = await _start_actors(recipe, prepared, reserved, listener, started)
     except BaseException:
         for actor in started:
             ray.kill(actor, no_restart=True)
-        ray.shutdown()
         raise
     try:
         yield actors
     finally:
         handles = (actors.fleet, actors.learners, actors.rewards, actors.models)
         await asyncio.gather(*[handle.close() for handle in handles])
-        ray.shutdown()
 
 
-def start_ray(settings: RaySettings, *, actors: int) -> None:
-    """Join the configured cluster, or start Ray on this machine with room for so many actors."""
+def start_ray(settings: RaySettings, *, cpus: int) -> None:
+    """Join the configured cluster, or start Ray on this machine with room for actors of so many cores.
+
+    Raises:
+        SettingError: no cluster answers, or the port for metrics is taken.
+        RunError: Ray did not start here.
+    """
+    if settings.address is not None:
+        join(settings.address)
+        return
+    if settings.metrics_port is not None:
+        _check_free("ray.metrics_port", settings.metrics_port)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if settings.address is not None:
-        try:
-            ray.init(address=settings.address, **quiet)
-        except (ConnectionError, ValueError) as error:
-            reason = first_line(error)
-            raise SettingError("ray.address", f"no cluster answers ({reason})", "check it with `ray status`") from None
-        return
     try:
         ray.init(
             address="local",  # one of our own, also where another cluster runs on this machine
-            num_cpus=max(os.cpu_count() or 1, actors),
+            num_cpus=max(os.cpu_count() or 1, cpus),
             include_dashboard=False,
             object_store_memory=settings.object_store_mb * 2**20,
-            **quiet,
+            _metrics_export_port=settings.metrics_port,
+            **QUIET,
         )
     except Exception as error:  # Ray raises bare `Exception`s when its processes are late
         reason = f"Ray did not start on this machine: {first_line(error)}"
         raise RunError(reason, "look for other Ray sessions (`ray status`), free memory and shared memory") from error
 
 
+def _check_free(setting: str, port: int) -> None:
+    """Ray itself would start, and its agent die of it later."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise SettingError(setting, f"port {port} is taken ({error.strerror})", "choose another, or none") from None
+
+
 async def _start_actors(
-    recipe: Recipe, prepared: Prepared, listener: WorkerListener, started: list[ActorHandle]
+    recipe: Recipe, prepared: Prepared, reserved: Reservation, listener: WorkerListener, started: list[ActorHandle]
 ) -> Actors:
-    spawn_rollout = _rollout_spawner(recipe, prepared)
-    rollout = {name: spawn_rollout(name) for name in (f"rollout-{n}" for n in range(recipe.rollout.workers))}
-    ranks = learner_actors(
-        recipe.trainer,
-        prepared.placement,
-        engines=recipe.rollout.workers,
-        deterministic=recipe.deterministic,
-    )
+    engines, learner = recipe.topology.rollout.workers, recipe.topology.learner
+    spawn_rollout = _rollout_spawner(recipe, prepared, reserved)
+    rollout = {name: spawn_rollout(name) for name in map(rollout_name, range(engines))}
+    ranks = learner_actors(learner, prepared.placement, reserved, engines=engines, deterministic=recipe.deterministic)
     started += [*rollout.values(), *ranks]
-    rewards = RewardClient(_reward_spawner(recipe, started), recipe.reward, listener=listener)
+    rewards = RewardClient(_reward_spawner(recipe, reserved, started), recipe.reward, listener=listener)
     rewards.readdress(endpoint_addresses(recipe.reward))
-    models = _model_servers(recipe, prepared, rewards, listener)
+    models = _model_servers(recipe, prepared, reserved, rewards, listener)
     rendezvous = await within(START_TIMEOUT_S, ranks[0].rendezvous.remote(), "learner rank 0")
     starting = [
         *[worker.start.remote() for worker in rollout.values()],
         *[
             rank.start.remote(
                 str(prepared.model),
-                recipe.algorithm,
+                with_models(recipe, prepared.companions).algorithm,
                 recipe.trainer,
                 temperature=recipe.rollout.temperature,
                 device=prepared.placement.device,
                 rendezvous=rendezvous,
+                sequence_parallel=learner.sequence_parallel,
                 repeat_seed=recipe.seed if recipe.deterministic else None,
             )
             for rank in ranks
@@ -159,7 +211,7 @@ async def _start_actors(
         raise RunError(f"an actor did not start: {last_line(error)}", "its log lies in Ray's session folder") from error
     links = [WorkerLink(name, actor) for name, actor in rollout.items()]
     learners = LearnerGroup(ranks, step_timeout_s=recipe.trainer.step_timeout_s)
-    drafter = await _start_drafter_trainer(recipe, prepared, learners, started)
+    drafter = await _start_drafter_trainer(recipe, prepared, reserved, learners, started)
     fleet = RolloutFleet(links, _fleet_settings(recipe, prepared), listener=listener)
     return Actors(fleet, rewards, learners, spawn_rollout, models, drafter)
 
@@ -171,15 +223,18 @@ def _fleet_settings(recipe: Recipe, prepared: Prepared) -> RolloutSettings:
 
 
 async def _start_drafter_trainer(
-    recipe: Recipe, prepared: Prepared, learners: LearnerGroup, started: list[ActorHandle]
+    recipe: Recipe, prepared: Prepared, reserved: Reservation, learners: LearnerGroup, started: list[ActorHandle]
 ) -> DrafterTrainerHandle | None:
     """The drafter's trainer, and the learner told which hidden states it learns from."""
     section = recipe.speculation
     if section is None or not section.learns or prepared.drafter is None:
         return None
-    # It computes where nobody else does at the moment, so it has no accelerator of its own: a sliver, to see one.
-    gpus = DRAFTER_GPU_SLIVER if prepared.placement.device == "gpu" else 0
-    actor = ray.remote(num_cpus=0, num_gpus=gpus)(DrafterTrainerWorker).remote()
+    options = {
+        "num_cpus": recipe.topology.drafter.cpus,
+        "num_gpus": drafter_gpus(recipe, prepared.placement),
+        **reserved.options(DRAFTER),
+    }
+    actor = ray.remote(**options)(DrafterTrainerWorker).remote()
     started.append(actor)
     start = actor.start.remote(
         str(prepared.model),
@@ -198,9 +253,16 @@ async def _start_drafter_trainer(
     return DrafterTrainerHandle(actor, step_timeout_s=section.retrain.step_timeout_s)
 
 
-def _model_servers(recipe: Recipe, prepared: Prepared, rewards: RewardClient, listener: ServerListener) -> ModelServers:
+def _model_servers(
+    recipe: Recipe, prepared: Prepared, reserved: Reservation, rewards: RewardClient, listener: ServerListener
+) -> ModelServers:
+    models = recipe.reward.models
     return ModelServers(
-        {name: (recipe.reward.models[name], folder) for name, folder in prepared.reward_models.items()},
+        {
+            name: (models[name], recipe.topology.judge_places(name), folder)
+            for name, folder in prepared.reward_models.items()
+        },
+        reserved,
         tell=rewards.readdress,
         listener=listener,
         budget=RestartBudget(recipe.rollout.max_restarts, RESTART_WINDOW_S),
@@ -209,10 +271,15 @@ def _model_servers(recipe: Recipe, prepared: Prepared, rewards: RewardClient, li
     )
 
 
-def _reward_spawner(recipe: Recipe, started: list[ActorHandle]) -> Callable[[], ActorHandle]:
+def _reward_spawner(recipe: Recipe, reserved: Reservation, started: list[ActorHandle]) -> Callable[[], ActorHandle]:
     # Groups that wait for a model take a thread each, and shall not stand in the way of those that do not.
     groups = ASKING_GROUPS if recipe.reward.models else SCORING_GROUPS
-    options = {"num_cpus": 0, "max_concurrency": groups, "concurrency_groups": {"heartbeat": 1}}
+    options = {
+        "num_cpus": recipe.topology.reward.cpus,
+        "max_concurrency": groups,
+        "concurrency_groups": {"heartbeat": 1},
+        **reserved.options(REWARD),
+    }
 
     def spawn() -> ActorHandle:
         actor = ray.remote(**options)(RewardWorker).remote(recipe.reward)
@@ -222,25 +289,35 @@ def _reward_spawner(recipe: Recipe, started: list[ActorHandle]) -> Callable[[], 
     return spawn
 
 
-def _rollout_spawner(recipe: Recipe, prepared: Prepared) -> Callable[[str], ActorHandle]:
-    rollout, placement = recipe.rollout, prepared.placement
+def _rollout_spawner(recipe: Recipe, prepared: Prepared, reserved: Reservation) -> Callable[[str], ActorHandle]:
+    rollout, places, placement = recipe.rollout, recipe.topology.rollout, prepared.placement
     settings = EngineSettings(
         model=str(prepared.model),
         dtype=rollout.dtype,
         context_length=prepared.context_length,
         max_running=rollout.max_running,
         seed=recipe.seed,
-        threads=rollout.threads,
+        threads=places.threads,
         kv_cache_gib=rollout.kv_cache_gib,
         gpu_memory_utilization=placement.gpu_memory_utilization,
-        tensor_parallel=rollout.tensor_parallel,
+        tensor_parallel=places.tensor_parallel,
         transfer=placement.transfer,
         start_timeout_s=rollout.start_timeout_s,
         speculation=_speculation(recipe, prepared),
         batch_invariant=recipe.deterministic,
     )
-    options = {"num_cpus": 1, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
-    return lambda name: ray.remote(**options)(RolloutWorker).remote(name, rollout.engine, settings)
+    options = {"num_cpus": places.cpus, "num_gpus": placement.engine_gpus, "max_concurrency": 1000}
+    # One by which the fleet has grown lies in no bundle.
+    unreserved = {
+        "memory": int((places.memory_gib or 0) * 2**30) or None,
+        "resources": None if places.nodes is None else {places.nodes: NODE_SHARE},
+    }
+
+    def spawn(name: str) -> ActorHandle:
+        where = reserved.options(name) or unreserved
+        return ray.remote(**options, **where)(RolloutWorker).remote(name, rollout.engine, settings)
+
+    return spawn
 
 
 def speculates(recipe: Recipe, prepared: Prepared) -> bool:
@@ -266,16 +343,19 @@ def _speculation(recipe: Recipe, prepared: Prepared) -> SpeculationSettings | No
 
 
 def learner_actors(
-    trainer: TrainerSettings, placement: Placement, *, engines: int, deterministic: bool = False
+    places: LearnerPlaces, placement: Placement, reserved: Reservation, *, engines: int, deterministic: bool = False
 ) -> list[ActorHandle]:
     """The ranks of a learner group, made and not started, beside so many engines."""
-    world_size = trainer.ranks
+    world_size = places.ranks
     share = max(1, (os.cpu_count() or 1) // (world_size + engines))
-    threads = trainer.threads or (1 if deterministic else share)
+    threads = places.threads or (1 if deterministic else share)
     options = {
-        "num_cpus": 1,
+        "num_cpus": places.cpus,
         "num_gpus": placement.rank_gpus,
         "concurrency_groups": {"io": max(1, 4 * engines)},
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
     }
-    return [ray.remote(**options)(LearnerWorker).remote(rank, world_size) for rank in range(world_size)]
+    return [
+        ray.remote(**options, **reserved.options(rank_name(rank)))(LearnerWorker).remote(rank, world_size)
+        for rank in range(world_size)
+    ]

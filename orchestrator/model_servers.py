@@ -20,7 +20,10 @@ from actors.model_server import ModelServer
 from actors.model_settings import ServedModel
 from orchestrator.deadline import DeadlineMissed, within
 from orchestrator.errors import last_line
+from orchestrator.placement import judge_name
 from orchestrator.policies.restart_budget import RestartBudget
+from orchestrator.reservation import Reservation
+from orchestrator.topology import JudgePlaces
 from rewards.models.address import Address
 from rewards.models.settings import ModelSettings
 
@@ -44,6 +47,7 @@ class _Seat:
     """A model's place, and the actor that sits there now."""
 
     settings: ModelSettings
+    places: JudgePlaces
     folder: Path
     actor: ActorHandle
     token: str
@@ -51,14 +55,16 @@ class _Seat:
 
 class ModelServers:
     """Args:
-    models: those of the recipe that the run serves, with their checkpoints' folders.
+    models: those of the recipe that the run serves, with what each takes and its checkpoint's folder.
+    reserved: what Ray set aside for them.
     tell: is called with the addresses that are new.
     on_cluster: servers may lie on other machines than who asks them, and listen on their node's address.
     """
 
     def __init__(
         self,
-        models: Mapping[str, tuple[ModelSettings, Path]],
+        models: Mapping[str, tuple[ModelSettings, JudgePlaces, Path]],
+        reserved: Reservation,
         *,
         tell: Callable[[Mapping[str, Address]], None],
         listener: ServerListener,
@@ -68,9 +74,10 @@ class ModelServers:
     ) -> None:
         self._tell, self._listener, self._budget = tell, listener, budget
         self._start_timeout_s, self._on_cluster = start_timeout_s, on_cluster
+        self._reserved = reserved
         self._seats = {
-            name: _Seat(settings, folder, _spawned(settings), secrets.token_urlsafe(TOKEN_BYTES))
-            for name, (settings, folder) in models.items()
+            name: _Seat(settings, places, folder, self._spawned(name, places), secrets.token_urlsafe(TOKEN_BYTES))
+            for name, (settings, places, folder) in models.items()
         }
         self._watching: asyncio.Task[None] | None = None
 
@@ -92,9 +99,27 @@ class ModelServers:
         host = LOOPBACK
         if self._on_cluster:
             host = await within(self._start_timeout_s, seat.actor.node_address.remote(), what)
-        started = seat.actor.start.remote(_served(name, seat, host, self._start_timeout_s))
+        served = served_model(
+            seat.settings,
+            seat.places,
+            seat.folder,
+            host=host,
+            token=seat.token,
+            start_timeout_s=self._start_timeout_s,
+        )
+        started = seat.actor.start.remote(served)
         url = await within(self._start_timeout_s, started, what)
         self._tell({name: Address(url, seat.token)})
+
+    def _spawned(self, name: str, places: JudgePlaces) -> ActorHandle:
+        options = {
+            "num_cpus": places.cpus,
+            "num_gpus": places.gpus,
+            "max_concurrency": 1000,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(places.cpus)}},
+            **self._reserved.options(judge_name(name)),
+        }
+        return ray.remote(**options)(ModelServer).remote()
 
     async def _watch(self) -> None:
         while self._seats:
@@ -109,11 +134,11 @@ class ModelServers:
             await self._replace(name, last_line(error))
 
     async def _replace(self, name: str, reason: str) -> None:
-        worker = f"model-{name}"
+        worker = judge_name(name)
         ray.kill(self._seats[name].actor, no_restart=True)
         while self._budget.allow(worker, time.monotonic()):
             self._listener.worker_lost(worker, reason)
-            self._seats[name].actor = _spawned(self._seats[name].settings)
+            self._seats[name].actor = self._spawned(name, self._seats[name].places)
             try:
                 await self._seat(name)
             except (RayError, DeadlineMissed) as error:
@@ -126,30 +151,27 @@ class ModelServers:
         self._listener.warned(f"{worker} is gone ({reason}): terms that ask it go on with their fallbacks")
 
 
-def _spawned(settings: ModelSettings) -> ActorHandle:
-    options = {
-        "num_cpus": settings.cpus,
-        "num_gpus": settings.gpus,
-        "max_concurrency": 1000,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.cpus)}},
-    }
-    return ray.remote(**options)(ModelServer).remote()
+def served_model(
+    settings: ModelSettings, places: JudgePlaces, folder: Path, *, host: str, token: str, start_timeout_s: float
+) -> ServedModel:
+    """What the model's server is told.
 
-
-def _served(name: str, seat: _Seat, host: str, start_timeout_s: float) -> ServedModel:
-    settings = seat.settings
+    Args:
+        host: address that it shall listen on.
+        token: that whoever asks must bear.
+    """
     return ServedModel(
-        folder=str(seat.folder),
+        folder=str(folder),
         name=settings.model,
         host=host,
-        token=seat.token,
+        token=token,
         task=settings.task,
         engine=settings.engine,
         dtype=settings.dtype,
         context_length=settings.context_length,
         max_running=settings.max_running,
-        threads=settings.cpus,
+        threads=places.cpus,
         kv_cache_gib=settings.kv_cache_gib,
-        on_gpu=settings.gpus > 0,
+        on_gpu=places.gpus > 0,
         start_timeout_s=start_timeout_s,
     )

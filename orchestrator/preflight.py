@@ -9,23 +9,25 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from learners.errors import UnfitError, first_line
 from learners.settings import TrainerSettings
-from orchestrator.config import Recipe
-from orchestrator.data.prompts import Prompt, PromptSource, open_source, render
+from orchestrator.config import STARTER, Recipe
+from orchestrator.data.prompts import DataSettings, Prompt, PromptSource, open_source, render
 from orchestrator.disk import existing
 from orchestrator.errors import SettingError
 from orchestrator.group_plan import BUDGET, plan_of
 from orchestrator.model_addresses import endpoint_addresses
 from orchestrator.placement import Placement, place
 from orchestrator.progress import Progress
+from orchestrator.stages.recipes import StageRecipe, models_of
+from orchestrator.storage.address import is_remote
+from orchestrator.storage.fetch import fetch_data, fetch_model
+from orchestrator.table import KINDS
 from orchestrator.token_bytes import bytes_of_tokens
 from orchestrator.token_rewards import pays_tokens
 
-STARTER = "starter"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
@@ -41,6 +43,7 @@ class Prepared:
         encode: token ids of a prompt; raises SettingError for one that is too long.
         drafter: folder of the drafter's first checkpoint; None without one.
         reward_models: folders of the models that the run serves to its rewards, by name.
+        companions: local folders of the models in storage that the objective compares with, by their addresses.
     """
 
     placement: Placement
@@ -53,6 +56,7 @@ class Prepared:
     encode: Callable[[Prompt], tuple[int, ...]]
     drafter: Path | None = None
     reward_models: Mapping[str, Path] = field(default_factory=dict)
+    companions: Mapping[str, str] = field(default_factory=dict)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens, every space as the model wrote it."""
@@ -72,22 +76,18 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     """
     check_backend(recipe)
     endpoint_addresses(recipe.reward)
-    placement = place(recipe, gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    from orchestrator.joining import gpus_in_reach  # it imports Ray, which who only checks need not load
+
+    placement = place(recipe, gpus=gpus_in_reach(recipe.ray))
     progress.phase("reading the data")
-    source = open_source(recipe.data, recipe.seed)
+    source = open_source(with_data_here(recipe.data, progress), recipe.seed)
     model = find_model(recipe.model, progress)
     tokenizer = load_tokenizer(model)
     config = AutoConfig.from_pretrained(model)
-    context_length = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
-    check_trainer(recipe.trainer, config)
+    check_trainer(recipe, config)
+    check_tensor_parallel(recipe, config)
     check_optimizer(recipe.trainer)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and context_length > limit:
-        raise SettingError(
-            "rollout.max_response_tokens",
-            f"prompt and answer of up to {context_length} tokens exceed the model's context of {limit}",
-            f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
-        )
+    context_length = check_context(recipe, config)
 
     if pays_tokens(recipe) or recipe.rollout.likelihood is not None:
         bytes_of_tokens(tokenizer)  # refuses one that it cannot follow
@@ -130,6 +130,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
         eval_prompts,
         encode,
         reward_models=find_reward_models(recipe, progress),
+        companions=fetch_companions(recipe, progress),
     )
 
 
@@ -143,16 +144,46 @@ def check_backend(recipe: Recipe) -> None:
         )
 
 
-def check_trainer(trainer: TrainerSettings, config: PretrainedConfig) -> None:
+def check_trainer(recipe: StageRecipe, config: PretrainedConfig) -> None:
     """Raises: SettingError: this model cannot be trained so."""
-    if trainer.lora is None and trainer.sequence_parallel == 1:
+    trainer, sequence_parallel = recipe.trainer, recipe.topology.learner.sequence_parallel
+    if trainer.lora is None and sequence_parallel == 1:
         return
     from learners.trained_policy import check_fit  # the learner's code, which most drivers need not load
 
     try:
-        check_fit(config, trainer)
+        check_fit(config, trainer, sequence_parallel)
     except UnfitError as error:
         raise SettingError(error.setting, error.reason, error.fix) from None
+
+
+def check_context(recipe: Recipe, config: PretrainedConfig) -> int:
+    """Returns: tokens of the longest prompt and answer.
+
+    Raises:
+        SettingError: the model has no positions for so many.
+    """
+    longest = recipe.rollout.max_prompt_tokens + recipe.rollout.max_response_tokens
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise SettingError(
+            "rollout.max_response_tokens",
+            f"prompt and answer of up to {longest} tokens exceed the model's context of {limit}",
+            f"keep rollout.max_prompt_tokens + rollout.max_response_tokens at {limit} or less",
+        )
+    return longest
+
+
+def check_tensor_parallel(recipe: Recipe, config: PretrainedConfig) -> None:
+    """Raises: SettingError: so many GPUs cannot share this model's attention heads."""
+    size, heads = recipe.topology.rollout.tensor_parallel, config.get_text_config().num_attention_heads
+    if heads % size:
+        divisors = ", ".join(str(count) for count in range(1, heads + 1) if heads % count == 0)
+        raise SettingError(
+            "topology.rollout.tensor_parallel",
+            f"{size} GPUs cannot share the model's {heads} attention heads",
+            f"{divisors} can",
+        )
 
 
 def check_optimizer(trainer: TrainerSettings) -> None:
@@ -164,12 +195,14 @@ def check_optimizer(trainer: TrainerSettings) -> None:
 
 
 def find_model(name: str, progress: Progress) -> Path:
-    """The local folder of a model given as a folder, a Hugging Face id or `starter`."""
+    """The local folder of a model given as a folder, an address in storage, a Hugging Face id or `starter`."""
     if name == STARTER:
         from orchestrator.data.starter import ensure_starter  # it trains: heavy, and needed by no other model
 
         progress.phase("making the starter model (once; it is cached)")
         return ensure_starter(None, lambda report: progress.part(report.step, report.total, f"loss {report.loss:.3f}"))
+    if is_remote(name):
+        return check_checkpoint(fetch_model("model", name, progress))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return check_checkpoint(folder)
@@ -200,6 +233,19 @@ def find_reward_models(recipe: Recipe, progress: Progress) -> dict[str, Path]:
                 setting = f"reward.models.{name}.model"
                 raise SettingError(setting, error.reason, f"{error.fix}, or give the url of an endpoint") from None
     return found
+
+
+def fetch_companions(recipe: Recipe, progress: Progress) -> dict[str, str]:
+    """Local folders of reference and teacher, by their addresses, where these lie in storage."""
+    named = {setting: model for setting, model in models_of(recipe).items() if setting != "model" and is_remote(model)}
+    return {model: str(check_checkpoint(fetch_model(setting, model, progress))) for setting, model in named.items()}
+
+
+def with_data_here(data: DataSettings, progress: Progress) -> DataSettings:
+    """The settings with files of this machine, fetched where they lie in storage."""
+    if data.path is None or not is_remote(data.path):
+        return data
+    return data.model_copy(update={"path": str(fetch_data("data.path", data.path, KINDS, progress))})
 
 
 def check_checkpoint(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from orchestrator.reward_rules import check_reward
 from orchestrator.rules import check_rules
 from orchestrator.stages.kinds import BROUGHT
 from orchestrator.stages.overlay import laid_over
+from orchestrator.storage.address import check_addresses
 from rewards.section import Section
 from rewards.settings import RewardSettings, spelled_out
 
@@ -109,6 +110,7 @@ def validated(model: type[Model], tree: Tree) -> Model:
     Raises:
         SettingError: names the first fault.
     """
+    check_addresses(tree)
     try:
         return model.model_validate(tree)
     except ValidationError as error:

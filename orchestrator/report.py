@@ -7,6 +7,7 @@ from orchestrator.analysis.lineage import read_lineage
 from orchestrator.analysis.reward_report import reward_trouble
 from orchestrator.analysis.speculation_report import read_speculation, render_speculation, speculation_report
 from orchestrator.analysis.tail_report import render_text, tail_report
+from orchestrator.checkpoints import has_checkpoint
 from orchestrator.errors import SettingError
 from orchestrator.progress import Progress
 from orchestrator.run_events import read_events
@@ -31,6 +32,8 @@ def print_result(folder: Path, progress: Progress) -> str:
     idle = ", ".join(f"{actor} {share:.0%}" for actor, share in summary["idle_fraction"].items())
     progress.say(f"  speed              {summary['samples_per_s']:.1f} samples/s; idle: {idle or 'not measured'}")
     progress.say(f"  run                {folder}")
+    if not good and has_checkpoint(folder / "checkpoints"):
+        progress.say(f"  goes on by         paceline resume {folder}")
     if good:
         progress.say(f"  model              {folder / 'model'}")
         progress.say(f"  trace              {folder / 'trace.json'}  (open it in ui.perfetto.dev)")

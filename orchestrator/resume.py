@@ -15,7 +15,7 @@ from orchestrator.checkpoints import Checkpoint, State, find_checkpoint
 from orchestrator.config import Recipe
 from orchestrator.errors import RunError, SettingError
 from orchestrator.recipe import load_recipe
-from orchestrator.run_directory import CONFIG, MODEL
+from orchestrator.run_layout import CHECKPOINTS, CONFIG, MODEL
 from orchestrator.run_state import RunState
 from orchestrator.stages.directory import status_of
 from orchestrator.stages.recipes import StageRecipe
@@ -61,9 +61,12 @@ def find_resumption(folder: Path, overrides: Sequence[str] = (), step: int | Non
     Raises:
         SettingError: the folder holds no run or no usable checkpoint, or a setting cannot be changed in between.
     """
-    config = config_of(folder)
-    recipe = load_recipe(str(config), overrides)
-    checkpoint = find_checkpoint(folder / "checkpoints", RunState, step)
+    return resumption_of(load_recipe(str(config_of(folder)), overrides), folder, step)
+
+
+def resumption_of(recipe: Recipe, folder: Path, step: int | None = None) -> Resumption:
+    """The run in a folder, to go on by this recipe; raises what `find_resumption` does."""
+    checkpoint = find_checkpoint(folder / CHECKPOINTS, RunState, step)
     check_continuation(folder, recipe, checkpoint, FIXED)
     return Resumption(folder, recipe, checkpoint)
 

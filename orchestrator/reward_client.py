@@ -56,7 +56,8 @@ class RewardClient:
         self._actor = spawn()
         self._waiting = 0
         self._calls = count()
-        self._quarantine = Quarantine(settings.quarantine_after)
+        self.quarantine = Quarantine(settings.quarantine_after)
+        """What is no longer scored; part of a checkpoint, so that nothing has to hang anew to be known."""
         self.history = PromptHistory(settings.history_prompts)
         """What terms remember; the driver ends a step with `history.turn()`, and saves and restores it."""
 
@@ -79,7 +80,7 @@ class RewardClient:
             RewardLost: the actor was lost `MAX_ATTEMPTS` times over these responses.
         """
         item = responses[0].item if responses else ""
-        if self._quarantine.holds(item):
+        if self.quarantine.holds(item):
             reason = f"{item} is in quarantine after {self._settings.quarantine_after} visits that hung"
             return [Score(self._settings.fallback, {}, reason, failure=Failure("quarantined"))] * len(responses)
         self._waiting += len(responses)
@@ -87,7 +88,7 @@ class RewardClient:
             scores = await self._score_somewhere(responses)
         finally:
             self._waiting -= len(responses)
-        if self._quarantine.seen(item, scores):
+        if self.quarantine.seen(item, scores):
             visits = self._settings.quarantine_after
             self._listener.prompt_quarantined(item, f"the scoring of its answers hung in {visits} visits")
         if remember:

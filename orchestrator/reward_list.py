@@ -21,6 +21,7 @@ _KINDS: Mapping[str, str] = {
     "rewards": "Answers: is it right, and does it look right?",
     "rewards.matching": "Matching: an answer against what the data say",
     "rewards.puzzles": "Puzzles: checked by rules, with generators",
+    "rewards.planning": "Plans: carried out step by step",
     "rewards.lengths": "Lengths, budgets, thinking and tools",
     "rewards.judging": "Models: verifiers, judges, reward models, clusters of meaning",
 }

@@ -1,10 +1,11 @@
 """What the rewards of a step's answers say, as entries of its metrics and samples. Pure functions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from learners.batch import TrainSequence
+from learners.batch import TrainBatch, TrainSequence
+from orchestrator.policies.groups import ScoredGroup
 from rewards.response import Score
 
 
@@ -43,3 +44,25 @@ def failures(scores: Sequence[Score]) -> dict[str, float]:
         counts["reward_fallback"] = sum(bool(score.troubles) for score in scores)
     counts += troubles
     return {"reward_failed": float(len(failed)), **{name: float(count) for name, count in sorted(counts.items())}}
+
+
+def sample_rows(
+    groups: Sequence[ScoredGroup], batch: TrainBatch, decode: Callable[[Sequence[int]], str]
+) -> list[dict[str, object]]:
+    """A step's answers, a row each, for samples/."""
+    paid = {sequence.sequence_id: sequence for sequence in batch.sequences if sequence.token_rewards}
+    return [
+        {
+            "sample": f"{group.index}/{number}",
+            "question": group.prompt.question,
+            "text": decode(trajectory.completion.token_ids),
+            "reference": group.prompt.reference,
+            "reward": score.total,
+            "terms": dict(score.terms),
+            "error": score.error,
+            "finish": trajectory.completion.finish_reason,
+            **along(paid.get(f"{group.index}/{number}")),
+        }
+        for group in groups
+        for number, (trajectory, score) in enumerate(zip(group.trajectories, group.scores, strict=True))
+    ]

@@ -2,7 +2,7 @@
 
 from learners.options import options_of
 from orchestrator.errors import SettingError
-from rewards.registry import BUILT_IN, resolve
+from rewards.registry import RUNS_PROGRAMS, resolve
 from rewards.settings import RewardSettings, TermSettings
 
 JOB_S = "job_s"
@@ -36,11 +36,8 @@ def sandboxes_end_in_time(reward: RewardSettings) -> SettingError | None:
 
 def _job_s(term: TermSettings) -> float | None:
     """None for a term that runs no programs; one of the user's own is not looked at."""
-    if term.name not in BUILT_IN:
+    if term.name not in RUNS_PROGRAMS:  # nothing is imported for the others: their verifiers are heavy
         return None
-    options = options_of(resolve(term.name).function)
-    if JOB_S not in options:
-        return None
-    seconds = term.options.get(JOB_S, options[JOB_S])
+    seconds = term.options.get(JOB_S, options_of(resolve(term.name).function)[JOB_S])
     # What is no number, its term refuses by itself.
     return float(seconds) if isinstance(seconds, int | float) else None

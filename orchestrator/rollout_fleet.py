@@ -89,7 +89,7 @@ class RolloutFleet:
         self._ready: Callable[[], None] = lambda: None
         self._failed: Callable[[BaseException], None] = lambda fault: None
         self._fault: PacelineError | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._seen_version = 0
         self._fresh_at, self._peak = clock(), 0
         """When an answer was last started afresh, and the most that ran at once since."""
@@ -272,7 +272,7 @@ class RolloutFleet:
             self._retry(pending, reason)
         if replaced:
             self._roster.expect()
-            self._spawn(self._replace(link.name))
+            self._spawn(self._bring(link.name))
         else:
             self._fail_if_deserted()
         self._version_may_have_risen()
@@ -282,20 +282,26 @@ class RolloutFleet:
         if (member := self._roster.named(name)) is not None:
             self.quarantine(member.link, reason, replaced=replaced)
 
-    async def _replace(self, name: str) -> None:
+    async def enlarge(self, name: str) -> bool:
+        """Bring one more worker, of this name. Returns: whether it came."""
+        self._roster.expect()
+        return await self._bring(name)
+
+    async def _bring(self, name: str) -> bool:
         assert self._recruit is not None, "begin() comes first"
         try:
             link, version = await self._recruit(name)
         except PacelineError as error:
             self._roster.arrived(name, str(error))
             self._fail_if_deserted()
-            return
+            return False
         self._roster.arrived(name)
         self._roster.join(link, version, self._clock())
         self._listener.worker_joined(name, version)
         link.begin(self._collected, self.quarantine)
         self._version_may_have_risen()
         self._dispatch_soon()
+        return True
 
     def _fail_if_deserted(self) -> None:
         """All who wait hear of it."""
@@ -446,12 +452,12 @@ class RolloutFleet:
             source.link.abort(pending.submission)
             self._listener.answer_moved(move.request_id, move.source)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[None, None, object]) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
 
-    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+    def _task_ended(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             self._failed(bug)

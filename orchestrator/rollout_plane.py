@@ -238,15 +238,14 @@ class RolloutPlane:
         anchored: bool,
     ) -> ScoredGroup:
         """Args: anchored: the last of what was written is a worked solution, which may join the group or not."""
-        if not anchored:
-            along = self._along(written, scores)
-            return self._dispatcher.finish(group.index, written, scores, values, token_rewards=along)
-        assert self._anchors is not None, "they made the anchor"
-        *own, last = [score.total for score in scores]
-        if not self._anchors.joins(last, [reward for number, reward in enumerate(own) if number != group.greedy]):
-            written, scores, foreign = written[:-1], scores[:-1], frozenset[int]()
-        else:
-            foreign = frozenset({len(own)})
+        foreign: frozenset[int] = frozenset()
+        if anchored:
+            assert self._anchors is not None, "they made the anchor"
+            *own, last = [score.total for score in scores]
+            if self._anchors.joins(last, [reward for number, reward in enumerate(own) if number != group.greedy]):
+                foreign = frozenset({len(own)})
+            else:
+                written, scores = written[:-1], scores[:-1]
         along = self._along(written, scores)
         return self._dispatcher.finish(group.index, written, scores, values, foreign, along)
 
@@ -283,8 +282,7 @@ class RolloutPlane:
         if self._likely is None:
             return responses
         prompts = [self._prompt_of(group, number) for number in range(len(written))]
-        told = await self._likely.likelihoods(prompts, [one.token_ids for one in written], group.prompt.reference)
-        return [replace(seen, likelihood=likely) for seen, likely in zip(responses, told, strict=True)]
+        return await self._likely.measured(responses, prompts)
 
     def _response(self, prompt: Prompt, sample: int, completion: Completion, begun: tuple[int, ...] = ()) -> Response:
         """What the reward sees of an answer, or of a continuation of one: the whole text."""

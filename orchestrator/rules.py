@@ -11,6 +11,7 @@ from actors.speculation.selectors import SELECTORS
 from learners.advantages import ADVANTAGES, NORMS, TRACE_ADVANTAGES, GroupRewards, MomentNorm, Trace, TracedGroup
 from learners.critic.advantages import VALUE_ADVANTAGES, ValuedTokens, asks_critic
 from learners.logprobs import Moments
+from learners.objective import needs_of_objective
 from learners.off_policy import OFF_POLICY, OffPolicyInput
 from learners.options import OptionError, with_options
 from learners.registry import UnknownNameError
@@ -22,6 +23,7 @@ from orchestrator.group_plan import plan_of
 from orchestrator.nearest import did_you_mean
 from orchestrator.reward_rules import sandboxes_end_in_time
 from orchestrator.rules_for_groups import GROUP_RULES
+from orchestrator.rules_for_places import PLACE_RULES
 from orchestrator.stages.kind_rules import KIND_RULES
 
 Rule = Callable[[Recipe], SettingError | None]
@@ -133,9 +135,9 @@ def a_critic_has_room(recipe: Recipe) -> SettingError | None:
     trainer, advantage = recipe.trainer, recipe.algorithm.advantage
     if not asks_critic(advantage):
         return None
-    if trainer.sequence_parallel > 1:
+    if recipe.topology.learner.sequence_parallel > 1:
         return SettingError(
-            "trainer.sequence_parallel",
+            "topology.learner.sequence_parallel",
             f"algorithm.advantage={advantage} has a critic, which does not share rows over ranks",
             "set it to 1, or choose an advantage without a critic",
         )
@@ -146,6 +148,16 @@ def a_critic_has_room(recipe: Recipe) -> SettingError | None:
             "set it to fsdp2, or choose an advantage without a critic",
         )
     return None
+
+
+def attention_is_watched_on_whole_rows(recipe: Recipe) -> SettingError | None:
+    if recipe.topology.learner.sequence_parallel == 1 or "attention" not in needs_of_objective(recipe.algorithm):
+        return None
+    return SettingError(
+        "topology.learner.sequence_parallel",
+        "the attention of rows that ranks share is not watched, and a mask of algorithm.masks asks for it",
+        "set it to 1, or leave out the mask",
+    )
 
 
 def a_critic_has_a_use(recipe: Recipe) -> SettingError | None:
@@ -211,11 +223,12 @@ def minibatches_divide_the_batch(recipe: Recipe) -> SettingError | None:
 
 def every_rank_has_work(recipe: Recipe) -> SettingError | None:
     sequences = recipe.trainer.prompts_per_step * recipe.rollout.group_size // recipe.trainer.minibatches
-    readers = recipe.trainer.ranks // recipe.trainer.sequence_parallel
+    learner = recipe.topology.learner
+    readers = learner.ranks // learner.sequence_parallel
     if readers <= sequences:
         return None
     return SettingError(
-        "trainer.ranks",
+        "topology.learner.ranks",
         f"{readers} ranks share {sequences} answers per minibatch",
         "use fewer ranks, fewer minibatches or more prompts per step",
     )
@@ -303,12 +316,19 @@ def what_repeats_waits_for_nobody(recipe: Recipe) -> SettingError | None:
     """A result that depends on what finishes first cannot repeat."""
     if not recipe.deterministic:
         return None
+    asked = next((name for name, model in recipe.reward.models.items() if not model.served), "")
     rollout, by_the_clock = recipe.rollout, "lets what finishes first decide what is trained on"
     chance = (
         (rollout.max_staleness > 0, "rollout.max_staleness", f"{rollout.max_staleness} {by_the_clock}", "set it to 0"),
         (rollout.over_sampling is not None, "rollout.over_sampling", by_the_clock, "leave it out"),
         (recipe.trainer.stream, "trainer.stream", f"true {by_the_clock} first", "set it to false"),
         (recipe.speculation is not None, "speculation", "drafts change with the batch and the clock", "set it to off"),
+        (
+            bool(asked),
+            f"reward.models.{asked}.url",
+            "an endpoint's answers do not repeat",
+            "let the run serve the model",
+        ),
     )
     for found, setting, reason, fix in chance:
         if found:
@@ -328,6 +348,7 @@ RULES: tuple[Rule, ...] = (
     the_norm_can_norm_tokens,
     a_critic_has_a_use,
     a_critic_has_room,
+    attention_is_watched_on_whole_rows,
     virtual_answers_meet_uniform_groups,
     the_governor_is_known,
     groups_have_a_baseline,
@@ -343,6 +364,7 @@ RULES: tuple[Rule, ...] = (
     sampling_keeps_the_vocabulary,
     what_repeats_waits_for_nobody,
     programs_end_in_time,
+    *PLACE_RULES,
     *KIND_RULES,
 )
 

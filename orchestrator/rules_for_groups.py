@@ -30,7 +30,7 @@ _SEE = "see `paceline methods`"
 
 def masks_are_registered(recipe: Recipe) -> SettingError | None:
     one = torch.zeros(1)
-    example = MaskInput(one - 1, one - 1, one + 1, one, Moments(one, one, one, one))
+    example = MaskInput(one - 1, one - 1, one + 1, one, Moments(one, one, one, one), one / 2)
     refused = _refused_by(MASKS, recipe.algorithm.masks, example)
     names = [settings.name for settings in recipe.algorithm.masks]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind, and the only module that knows its layout.
+"""The folder that a run leaves behind; what lies where in it is said in `orchestrator.run_layout`.
 
 Invariants: it is made once, for this run; a folder that exists already is refused, unless the run goes on in it from a
 checkpoint: then what its logs hold beyond the checkpoint's marks is taken off, because it will happen again. One
@@ -19,11 +19,20 @@ from typing import TextIO
 
 from orchestrator.disk import disk_errors
 from orchestrator.errors import SettingError
+from orchestrator.run_layout import (
+    CHECKPOINTS,
+    CONFIG,
+    ENDS,
+    EVENTS,
+    FIRST_DRAFTER,
+    METRICS,
+    MODEL,
+    OPTIMIZER,
+    SUMMARY,
+    TRAINED_DRAFTER,
+    next_aside,
+)
 from orchestrator.strict_json import strict_json
-
-MODEL, OPTIMIZER, TRAINED_DRAFTER = "model", "optimizer", "drafter/trained"
-"""Where a finished run has them."""
-CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +89,18 @@ class RunDirectory:
     @property
     def first_drafter(self) -> Path:
         """The drafter with which the run begins."""
-        return self.path / "drafter" / "first"
+        return self.path / FIRST_DRAFTER
 
     @property
     def checkpoints(self) -> Path:
         """What the run can be resumed from; see `orchestrator.checkpoints`."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def set_aside(self) -> None:
         """What the end of the run wrote before it went on: it will end again."""
-        for end in (self.model, self.optimizer, self.drafter):
-            if end.exists():
-                number = next(n for n in itertools.count(1) if not end.with_name(f"{end.name}.{n}").exists())
-                end.rename(end.with_name(f"{end.name}.{number}"))
+        for end in ENDS:
+            if (self.path / end).exists():
+                (self.path / end).rename(self.path / next_aside(end, taken=lambda name: (self.path / name).exists()))
 
     def marks(self) -> LogMarks:
         """The logs' length now; up to there they outlive a crash of the machine."""
@@ -109,13 +117,15 @@ class RunDirectory:
 
     def samples(self, name: str, rows: list[dict[str, object]]) -> None:
         path = self.path / "samples" / f"{name}.jsonl"
-        with disk_errors(str(path)), path.open("w", encoding="utf-8") as file:
-            for row in rows:
-                _write_line(file, row)
+        with disk_errors(str(path)):
+            path.parent.mkdir(exist_ok=True)  # a run that was fetched to go on has none
+            with path.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    _write_line(file, row)
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
-        self._whole("summary.json", strict_json(content, indent=2))
+        self._whole(SUMMARY, strict_json(content, indent=2))
 
     def trace(self, content: Mapping[str, object]) -> None:
         """Write trace.json, whole or not at all."""
@@ -146,16 +156,43 @@ class RunDirectory:
             raise SettingError("run_dir", f"{self.path} is at work in another process", "stop that run first") from None
 
 
+def moved_aside(folder: Path) -> Path:
+    """Make room for a run that begins anew; returns where what an earlier attempt left lies now.
+
+    Raises:
+        SettingError: a process is at work in it, or it cannot be moved.
+    """
+    aside = next(
+        name for n in itertools.count(1) if not (name := folder.with_name(f"{folder.name}.attempt-{n}")).exists()
+    )
+    try:
+        if (events := folder / EVENTS).is_file():
+            with events.open("a", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return folder.rename(aside)
+    except BlockingIOError:
+        raise SettingError("run_dir", f"{folder} is at work in another process", "stop that run first") from None
+    except OSError as error:
+        raise SettingError("run_dir", f"{folder}: {error.strerror}", "move it away, or choose another") from None
+
+
+def check_free(path: Path) -> None:
+    """Raises: SettingError: something is there already."""
+    if path.exists():
+        raise _taken(path)
+
+
+def _taken(path: Path) -> SettingError:
+    fix = "choose another run_dir, move it away, or go on with it by `paceline resume`"
+    return SettingError("run_dir", f"{path} exists already and is never overwritten", fix)
+
+
 def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=False)
         (path / "samples").mkdir()
     except FileExistsError:
-        raise SettingError(
-            "run_dir",
-            f"{path} exists already and is never overwritten",
-            "choose another run_dir, move it away, or go on with it by `paceline resume`",
-        ) from None
+        raise _taken(path) from None
     except OSError as error:
         raise SettingError("run_dir", f"{path}: {error.strerror}", "choose a folder that can be written") from None
 

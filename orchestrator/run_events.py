@@ -19,6 +19,7 @@ from actors.trajectory import Leg
 from learners.errors import first_line
 from orchestrator.errors import PacelineError
 from orchestrator.policies.late import LatePolicy
+from orchestrator.policies.watchdog import Action
 
 
 class LogError(PacelineError):
@@ -50,7 +51,9 @@ def _row_of(record: "type[Span | SegmentTokens | Leg | Phase]") -> BeforeValidat
     names = [field.name for field in fields(record)]
 
     def named(row: object) -> object:
-        return dict(zip(names, row, strict=False)) if isinstance(row, list) and len(row) <= len(names) else row
+        if isinstance(row, list | tuple) and len(row) <= len(names):
+            return dict(zip(names, row, strict=False))
+        return row
 
     return BeforeValidator(named)
 
@@ -123,7 +126,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A group's rewards, in sample order, and where the group went."""
+    """A group's rewards, in sample order, where the group went, and how long the scoring of each answer took."""
 
     time: float
     group: int
@@ -131,6 +134,7 @@ class Scored:
     ended: Ended
     rewards: tuple[float, ...]
     end: Literal["buffered", "filtered"]
+    seconds: tuple[float, ...] = ()
 
     @property
     def span(self) -> Span:
@@ -197,7 +201,7 @@ class LearnerDid:
 @dataclass(frozen=True, slots=True)
 class Synced:
     """One engine received one version (or failed to) of the target or of the drafter; `paused` is when it sampled
-    nothing for it."""
+    nothing for it, `gap_mean` how far it and the learner are apart on the probe, nats."""
 
     time: float
     worker: str
@@ -207,6 +211,7 @@ class Synced:
     paused: SpanRow | None = None
     failure: str | None = None
     stream: Literal["target", "drafter"] = "target"
+    gap_mean: float | None = None
 
     @property
     def span(self) -> Span:
@@ -254,6 +259,15 @@ class WorkerJoined:
     time: float
     worker: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogActed:
+    """Something took too long: see `orchestrator.policies.watchdog`."""
+
+    time: float
+    action: Action
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +354,7 @@ Event = (
     | Quarantined
     | WorkerLost
     | WorkerJoined
+    | WatchdogActed
     | Speculated
     | SpeculationFailed
     | DrafterStudied
@@ -365,6 +380,7 @@ _READERS: dict[str, TypeAdapter[Event]] = {
     "quarantined": TypeAdapter(Quarantined),
     "worker_lost": TypeAdapter(WorkerLost),
     "worker_joined": TypeAdapter(WorkerJoined),
+    "watchdog": TypeAdapter(WatchdogActed),
     "speculated": TypeAdapter(Speculated),
     "speculation_failed": TypeAdapter(SpeculationFailed),
     "drafter_studied": TypeAdapter(DrafterStudied),

@@ -18,15 +18,17 @@ from orchestrator.drafting.meter import DraftCounts, SpeculationMeter, by_phase
 from orchestrator.drafting.school import Session
 from orchestrator.evaluate import EvalResult
 from orchestrator.group_plan import plan_of
+from orchestrator.monitoring.scene import Scene, lines
+from orchestrator.monitoring.tracker import Tracker
+from orchestrator.placement import rollout_name
 from orchestrator.policies.groups import GroupInFlight, ScoredGroup
 from orchestrator.policies.length_bias import LengthBias
 from orchestrator.policies.watchdog import Finding
 from orchestrator.progress import Progress, StepLine
-from orchestrator.reward_rows import along, failures, paid_tokens, term_names
+from orchestrator.reward_rows import failures, paid_tokens, sample_rows, term_names
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import Status, Tally
 from orchestrator.token_rewards import reads_token_rewards
-from orchestrator.trackers import Tracker
 from orchestrator.weight_bus import SyncReport
 from rewards.response import Failure
 
@@ -72,8 +74,9 @@ class RunLog:
         self._samples_every, self._steps = recipe.tracking.samples_every, recipe.trainer.steps
         self._masks = recipe.algorithm.masks
         self._slow_s = recipe.reward.slow_s
-        self._unread = None if reads_token_rewards(recipe.algorithm.advantage) else recipe.algorithm
-        """Its advantage does not read rewards of parts of an answer; None where it does, or where that was said."""
+        advantage = recipe.algorithm.advantage
+        self._unread = None if reads_token_rewards(advantage) else advantage
+        """The advantage, as long as it would have to be said that it reads no rewards of parts of an answer."""
         self._length_bias = LengthBias()
         self._lengths: dict[int, _Lengths] = {}
         """Of each group that has not ended."""
@@ -139,13 +142,14 @@ class RunLog:
             group=group.index,
             **{"from": began_at, "to": ended_at},
             rewards=[score.total for score in group.scores],
+            seconds=[round(score.seconds, 4) for score in group.scores],
             end="filtered" if group.filtered else "buffered",
         )
         if group.filtered:
             self._ended(group.index)
         if self._unread is not None and any(score.spans for score in group.scores):
-            name, self._unread = self._unread.advantage, None
-            self.warned(f"a term rewards parts of answers, which algorithm.advantage={name} does not read")
+            self.warned(f"a term rewards parts of answers, which algorithm.advantage={self._unread} does not read")
+            self._unread = None
         for number, score in enumerate(group.scores):
             if score.error is not None:
                 failure = score.failure or Failure("raised")
@@ -269,6 +273,12 @@ class RunLog:
             self._trains.append((began_at, ended_at))
         self._event("learner", doing=doing, **{"from": began_at, "to": ended_at})
 
+    def looked(self, scene: Scene) -> None:
+        """For the screen and the trackers alone: the files get what happens."""
+        self._progress.actors(lines(scene))
+        for tracker in self._trackers:
+            tracker.looked(scene)
+
     # --- steps and evaluations ----------------------------------------------------------------------------------
 
     def trained(
@@ -338,7 +348,7 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(step, metrics)
         if step % self._samples_every == 0 or step in (1, self._steps):
-            self._directory.samples(f"step-{step:06d}", self._sample_rows(groups, batch))
+            self._directory.samples(f"step-{step:06d}", sample_rows(groups, batch, self._decode))
         self._progress.step(
             StepLine(
                 step,
@@ -371,46 +381,31 @@ class RunLog:
             tracker.close()
         self._directory.close()
 
-    def _sample_rows(self, groups: Sequence[ScoredGroup], batch: TrainBatch) -> list[dict[str, object]]:
-        paid = {sequence.sequence_id: sequence for sequence in batch.sequences if sequence.token_rewards}
-        return [
-            {
-                "sample": f"{group.index}/{number}",
-                "question": group.prompt.question,
-                "text": self._decode(trajectory.completion.token_ids),
-                "reference": group.prompt.reference,
-                "reward": score.total,
-                "terms": dict(score.terms),
-                "error": score.error,
-                "finish": trajectory.completion.finish_reason,
-                **along(paid.get(f"{group.index}/{number}")),
-            }
-            for group in groups
-            for number, (trajectory, score) in enumerate(zip(group.trajectories, group.scores, strict=True))
-        ]
-
     def _event(self, event: str, **facts: object) -> None:
-        self._directory.event({"time": self._clock(), "event": event, **facts})
+        row = {"time": self._clock(), "event": event, **facts}
+        self._directory.event(row)
+        for tracker in self._trackers:
+            tracker.happened(row)
 
 
 def _facts(recipe: Recipe) -> dict[str, object]:
     """What a reader of the events must know of the recipe."""
-    rollout, trainer = recipe.rollout, recipe.trainer
+    rollout, trainer, places = recipe.rollout, recipe.trainer, recipe.topology.rollout
     return {
         "batch": trainer.prompts_per_step,
         "group_size": plan_of(recipe).answers,
         "max_staleness": rollout.max_staleness,
         "steps": trainer.steps,
-        "workers": [f"rollout-{number}" for number in range(rollout.workers)],
+        "workers": [rollout_name(number) for number in range(places.workers)],
         "max_running": rollout.max_running,
         "kv_policy": rollout.kv_policy,
         "late": rollout.late,
         "hard_staleness": rollout.hard_staleness,
         "over_sampling": rollout.over_sampling.model_dump() if rollout.over_sampling else None,
-        "learner_ranks": trainer.ranks,
+        "learner_ranks": recipe.topology.learner.ranks,
         "partial": rollout.partial,
         "stream": trainer.stream,
-        "tensor_parallel": rollout.tensor_parallel,
+        "tensor_parallel": places.tensor_parallel,
     }
 
 

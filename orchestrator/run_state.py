@@ -7,7 +7,7 @@ again after the break.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -19,6 +19,7 @@ from orchestrator.policies.gap_alarm import GapState
 from orchestrator.run_directory import LogMarks, RunDirectory
 from orchestrator.run_log import LogState, RunLog
 from rewards.history import PromptHistory
+from rewards.quarantine import Quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class RunState:
         prompts: what reward terms remember of them.
         gap: of the alarm on the steps' fresh tokens.
         marks: of the logs.
+        hung: visits in which the scoring of a prompt's answers hung, by its item.
     """
 
     step: int
@@ -55,6 +57,7 @@ class RunState:
     log: LogState
     marks: LogMarks
     spent: Spent
+    hung: dict[str, int] = field(default_factory=dict)
 
 
 class RunMemory:
@@ -69,12 +72,13 @@ class RunMemory:
         dispatcher: Dispatcher,
         norm: AdvantageNorm,
         prompts: PromptHistory,
+        quarantine: Quarantine,
         watch: GapWatch,
         log: RunLog,
         directory: RunDirectory,
         spent: Callable[[], Spent],
     ) -> None:
-        self._dispatcher, self._norm, self._prompts = dispatcher, norm, prompts
+        self._dispatcher, self._norm, self._prompts, self._quarantine = dispatcher, norm, prompts, quarantine
         self._watch, self._log, self._directory = watch, log, directory
         self._spent_here, self._before = spent, Spent()
 
@@ -90,6 +94,7 @@ class RunMemory:
             self._log.state(),
             self._directory.marks(),
             self.spent,
+            self._quarantine.state(),
         )
 
     def restore(self, state: RunState) -> None:
@@ -101,6 +106,7 @@ class RunMemory:
         self._dispatcher.restore(state.dispatch)
         self._norm.restore(state.norm)
         self._prompts.restore(state.prompts)
+        self._quarantine.restore(state.hung)
         self._watch.restore(state.gap)
         self._log.restore(state.log)
         self._before = state.spent

@@ -7,13 +7,14 @@ into which an update fell is refused by the worker, and asked for again.
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from actors.rollout import Scored
 from orchestrator.deadline import within
 from orchestrator.reference_likelihood import Placed, ReferencePlacer
 from orchestrator.rollout_fleet import RolloutFleet, Undeliverable
 from orchestrator.worker_link import WORKER_FAILURES
-from rewards.response import Likelihood
+from rewards.response import Likelihood, Response
 
 _AGAIN_S = 0.2
 
@@ -25,6 +26,12 @@ class ScoringPass:
 
     def __init__(self, placer: ReferencePlacer, fleet: RolloutFleet, *, timeout_s: float) -> None:
         self._placer, self._fleet, self._timeout_s = placer, fleet, timeout_s
+
+    async def measured(self, answers: Sequence[Response], prompts: Sequence[tuple[int, ...]]) -> list[Response]:
+        """Whole answers to one prompt, with their likelihoods; see `likelihoods`."""
+        reference = answers[0].reference if answers else None
+        told = await self.likelihoods(prompts, [answer.token_ids for answer in answers], reference)
+        return [replace(answer, likelihood=likely) for answer, likely in zip(answers, told, strict=True)]
 
     async def likelihoods(
         self, prompts: Sequence[tuple[int, ...]], answers: Sequence[tuple[int, ...]], reference: str | None

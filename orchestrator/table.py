@@ -16,6 +16,7 @@ from learners.errors import first_line
 from orchestrator.data.prompts import DataSettings
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
+from orchestrator.storage.address import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,7 @@ def load_table(settings: DataSettings) -> "Dataset":
         SettingError: nothing is there, it cannot be read, it is empty, or a column is missing.
     """
     if settings.path is not None:
-        where, table = settings.path, _from_files(_files(Path(settings.path).expanduser()))
+        where, table = settings.path, _from_files(_files(local_path(settings.path)))
     else:
         where, table = str(settings.hub), _from_hub(settings)
     if len(table) == 0:

@@ -27,7 +27,8 @@ def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> BytesOf:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise _unknown("is not of the tokenizers library")
-    steps = _steps(json.loads(backend.to_str())["decoder"])
+    # The decoder alone: written down as a whole, a tokenizer is many megabytes.
+    steps = _steps(None if backend.decoder is None else json.loads(backend.decoder.__getstate__()))
     silent = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def bytes_of(token_ids: Sequence[int]) -> list[bytes]:

@@ -1,22 +1,18 @@
-"""Experiment trackers beside the run's own metrics.jsonl: Weights & Biases and TensorBoard, on request."""
+"""The trackers of a run: Prometheus always, Weights & Biases and TensorBoard on request."""
 
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from learners.errors import first_line
 from orchestrator.config import TrackingSettings
 from orchestrator.errors import SettingError
+from orchestrator.monitoring.exporter import RayExporter
+from orchestrator.monitoring.monitor import Monitor
+from orchestrator.monitoring.tracker import Tracker
 
 
-class Tracker(Protocol):
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class WandbTracker:
+class WandbTracker(Tracker):
     """Logs to Weights & Biases, online or (`WANDB_MODE=offline`) into the run directory."""
 
     def __init__(self, folder: Path, project: str, name: str, config: dict[str, object]) -> None:
@@ -54,7 +50,7 @@ def _own_id(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Writes event files to <run>/tensorboard. `resumed`: what it holds of later steps is hidden, and comes again."""
 
     def __init__(self, folder: Path, resumed: int | None = None) -> None:
@@ -77,7 +73,7 @@ class TensorBoardTracker:
 def open_trackers(
     settings: TrackingSettings, folder: Path, name: str, config: dict[str, object], *, resumed: int | None = None
 ) -> list[Tracker]:
-    """The trackers that the recipe asks for.
+    """The trackers that the recipe asks for, and the one that shows the run to Prometheus.
 
     Args:
         resumed: the step after which the run goes on; None where it begins.
@@ -85,7 +81,7 @@ def open_trackers(
     Raises:
         SettingError: one of them is not installed or cannot log in.
     """
-    trackers: list[Tracker] = []
+    trackers: list[Tracker] = [Monitor(RayExporter(run=folder.name, recipe=name))]
     if settings.wandb:
         trackers.append(WandbTracker(folder, settings.project, name, config))
     if settings.tensorboard:

@@ -74,6 +74,7 @@ class SyncListener(Protocol):
 class WeightBus:
     """Args:
     rollout: says what becomes of answers in progress (`kv_policy`, `partial`).
+    tensor_parallel: processes of one engine that receive weights.
     backend: ``"gloo"`` or ``"nccl"``.
     probe_ids: the sequence on which engine and learner must agree.
     broken: is told of an error that is no engine's fault; the run cannot go on.
@@ -86,6 +87,7 @@ class WeightBus:
         settings: WeightSyncSettings,
         rollout: RolloutSettings,
         *,
+        tensor_parallel: int,
         tolerance: Tolerance,
         backend: str,
         probe_ids: Sequence[int],
@@ -93,6 +95,7 @@ class WeightBus:
         broken: Callable[[BaseException], None],
     ) -> None:
         self._learners, self._fleet, self._settings, self._rollout = learners, fleet, settings, rollout
+        self._workers = tensor_parallel
         self._tolerance, self._backend, self._probe_ids = tolerance, backend, tuple(probe_ids)
         self._listener, self._broken = listener, broken
         self._watch = GapWatch(settings.gap_alarm, "the probe", limit=tolerance.mean, warned=listener.warned)
@@ -210,7 +213,7 @@ class WeightBus:
             task.cancel()
 
     async def _open_channel(self, link: WorkerLink) -> None:
-        timeout_s, workers = self._settings.timeout_s, self._rollout.tensor_parallel
+        timeout_s, workers = self._settings.timeout_s, self._workers
         address = await self._learners.open_sender(link.name, self._backend, workers, timeout_s)
         engine_side = within(timeout_s, link.actor.open_channel.remote(address), f"weight channel of {link.name}")
         connected = self._learners.connect_sender(link.name, timeout_s)

@@ -30,6 +30,7 @@ from learners.settings import Section
 from orchestrator.data.prompts import Prompt, Tokenizer, opened, prompt_text, render
 from orchestrator.errors import SettingError
 from orchestrator.nearest import did_you_mean
+from orchestrator.storage.address import local_path
 
 SHIPPED = "shipped:"
 FORMS = ("messages", "prompt", "spans", "text")
@@ -133,7 +134,7 @@ def read_examples(settings: ExamplesSettings, tokenizer: Tokenizer, *, longest: 
 def _located(path: str) -> Path:
     if path.startswith(SHIPPED):
         return Path(str(resources.files("orchestrator") / "recipes" / path.removeprefix(SHIPPED)))
-    return Path(path).expanduser()
+    return local_path(path)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

@@ -71,7 +71,7 @@ class DataSettings(Section):
     """Where prompts come from (one of `path`, `hub`, `tasks`) and how they are put to the model."""
 
     path: str | None = None
-    """A .jsonl, .json, .csv or .parquet file, or a folder of such files of one kind."""
+    """A .jsonl, .json, .csv or .parquet file, or a folder of such files of one kind; also in storage (`s3://...`)."""
     hub: str | None = None
     """A data set's id on the Hugging Face hub."""
     subset: str | None = None

@@ -30,22 +30,10 @@ from learners.policy import save_policy
 from learners.settings import Section
 from learners.supervised import Example, StepReport, SupervisedSettings, supervised_train
 from orchestrator.data import starter_tokenizer, worked_solutions
+from orchestrator.data.starter_shape import StarterShape
 from orchestrator.data.starter_tokenizer import train_tokenizer
 from orchestrator.data.worked_solutions import Style, parse_chain_sum, solve
 from orchestrator.errors import RunError
-
-
-class StarterShape(Section):
-    """Size of the model; head_dim is one that vLLM's CPU attention supports."""
-
-    vocab_size: int = 512
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 32
-    intermediate_size: int = 256
-    context: int = 2048
 
 
 class StyleShares(Section):
@@ -129,9 +117,8 @@ def default_cache() -> Path:
 
 def fingerprint(settings: StarterSettings) -> str:
     """12 hexadecimal digits of the settings and of the code that turns them into weights."""
-    code = "".join(
-        inspect.getsource(part) for part in (supervised, starter_tokenizer, worked_solutions, make_starter, examples)
-    )
+    parts = (supervised, starter_tokenizer, worked_solutions, StarterShape, make_starter, examples)
+    code = "".join(inspect.getsource(part) for part in parts)
     return hashlib.sha256((settings.model_dump_json() + code).encode()).hexdigest()[:12]
 
 
@@ -142,15 +129,7 @@ def make_starter(
     shape = settings.shape
     tokenizer = train_tokenizer(tokenizer_texts(settings), shape.vocab_size, shape.context)
     config = Qwen3Config(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=True,
+        **shape.architecture(),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

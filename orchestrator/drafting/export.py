@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.errors import SettingError
-from orchestrator.run_directory import MODEL, TRAINED_DRAFTER
+from orchestrator.run_layout import MODEL, TRAINED_DRAFTER
 
 
 def export_drafter(run: Path, out: Path, *, target: str | None, draft_tokens: int) -> str:

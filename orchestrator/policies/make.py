@@ -33,7 +33,8 @@ def make_dispatcher(
     """The dispatcher with the admission and late policies that the recipe names."""
     rollout, trainer, algorithm, plan = recipe.rollout, recipe.trainer, recipe.algorithm, plan_of(recipe)
     rule = StalenessRule(trainer.prompts_per_step, rollout.max_staleness)
-    places = rollout.workers * rollout.max_running
+    engines = recipe.topology.rollout
+    places = (engines.most or engines.workers) * rollout.max_running
     return Dispatcher(
         source=source,
         encode=encode,

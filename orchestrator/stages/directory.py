@@ -13,12 +13,12 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.errors import RunError, SettingError
-from orchestrator.run_directory import MODEL
+from orchestrator.disk import disk_errors
+from orchestrator.errors import SettingError
+from orchestrator.run_directory import moved_aside
+from orchestrator.run_layout import CONFIG, MODEL, SUMMARY
 from orchestrator.stages.overlay import dotted, value_at
 from orchestrator.strict_json import strict_json
-
-SUMMARY = "summary.json"
 
 
 class StagesDirectory:
@@ -31,7 +31,7 @@ class StagesDirectory:
     """
 
     def __init__(self, path: Path, config: str) -> None:
-        kept = path / "config.yaml"
+        kept = path / CONFIG
         if kept.is_file():
             _check_same(path, kept, config)
         else:
@@ -60,23 +60,14 @@ class StagesDirectory:
     def clear(self, number: int, name: str) -> Path | None:
         """Make room for a stage that begins; returns where what an earlier attempt left was moved, if it left any."""
         folder = self.stage(number, name)
-        if not folder.exists():
-            return None
-        attempt = 1
-        while (aside := folder.with_name(f"{folder.name}.attempt-{attempt}")).exists():
-            attempt += 1
-        folder.rename(aside)
-        return aside
+        return moved_aside(folder) if folder.exists() else None
 
     def summary(self, content: Mapping[str, object]) -> None:
         """Write summary.json, whole or not at all."""
         draft = self.path / f".{SUMMARY}"
-        try:
+        with disk_errors(str(self.path)):
             draft.write_text(strict_json(content, indent=2) + "\n", encoding="utf-8")
             os.replace(draft, self.path / SUMMARY)
-        except OSError as error:
-            fix = "free some space or set run_dir to another disk"
-            raise RunError(f"{self.path} cannot be written: {error.strerror}", fix) from error
 
     def show_model(self, number: int, name: str) -> None:
         """Let `model` be this stage's."""

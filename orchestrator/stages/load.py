@@ -26,6 +26,7 @@ from orchestrator.recipe import (
 from orchestrator.stages.kinds import BROUGHT, IDLE, KINDS
 from orchestrator.stages.overlay import laid_over, value_at, without
 from orchestrator.stages.recipes import HANDED, AnyRecipe, StagedRecipe, StageRecipe, SupervisedRecipe, models_of
+from orchestrator.storage.address import check_addresses
 
 OWN = ("name", "run_dir", "stages")
 """Settings of the whole that no stage inherits."""
@@ -71,6 +72,7 @@ def _staged(tree: Tree) -> StagedRecipe:
     name, run_dir = tree.get("name"), tree.get("run_dir")
     if not isinstance(name, str):
         raise SettingError("name", "is missing", "set it in the recipe or with name=...")
+    check_addresses({key: value for key, value in tree.items() if key != "stages"})
     if not isinstance(run_dir, str | None):
         raise SettingError("run_dir", f"{run_dir!r} is no folder", "give a path")
     _check_shared(tree)

@@ -1,5 +1,6 @@
 """Recipes beside the one of a run on engines: supervised steps alone, and several stages one after another."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,8 @@ from pydantic import model_validator
 from learners.settings import AlgorithmSettings, Section, TrainerSettings
 from orchestrator.config import RaySettings, Recipe, TrackingSettings
 from orchestrator.data.examples import ExamplesSettings
+from orchestrator.storage.settings import StorageSettings
+from orchestrator.topology import LearnerTopology
 
 HANDED = "stage:"
 """Stands before a stage's name where a recipe means the model that the stage makes."""
@@ -21,8 +24,10 @@ class SupervisedRecipe(Section):
     kind: Literal["sft"] = "sft"
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    topology: LearnerTopology = LearnerTopology()
     model: str
     run_dir: str | None = None
+    storage: StorageSettings = StorageSettings()
     examples: ExamplesSettings
     trainer: TrainerSettings = TrainerSettings()
     """`prompts_per_step` counts examples."""
@@ -59,6 +64,11 @@ class StagedRecipe:
     run_dir: str | None
     stages: tuple[StageRecipe, ...]
 
+    @property
+    def storage(self) -> StorageSettings:
+        """It belongs to `run_dir`: all stages inherit it alike."""
+        return self.stages[0].storage
+
 
 AnyRecipe = Recipe | SupervisedRecipe | StagedRecipe
 
@@ -81,7 +91,7 @@ def with_optimizer(recipe: StageRecipe, folder: Path | None) -> StageRecipe:
     return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"optimizer_from": taken})})
 
 
-def with_models(recipe: StageRecipe, models: dict[str, str]) -> StageRecipe:
+def with_models(recipe: StageRecipe, models: Mapping[str, str]) -> StageRecipe:
     """The recipe with these in the place of models of the same names (`stage:sft` -> a folder)."""
     model = models.get(recipe.model, recipe.model)
     if isinstance(recipe, SupervisedRecipe):
@@ -89,6 +99,6 @@ def with_models(recipe: StageRecipe, models: dict[str, str]) -> StageRecipe:
     algorithm = recipe.algorithm
     companions = {}
     for name, settings in (("reference", algorithm.reference), ("teacher", algorithm.teacher)):
-        if settings is not None and settings.model in models:
+        if settings is not None and settings.model is not None and settings.model in models:
             companions[name] = settings.model_copy(update={"model": models[settings.model]})
     return recipe.model_copy(update={"model": model, "algorithm": algorithm.model_copy(update=companions)})

@@ -5,7 +5,6 @@ started again in its folder goes on in the first stage that is not complete, fro
 """
 
 import time
-from datetime import datetime
 from pathlib import Path
 
 from orchestrator.checkpoints import has_checkpoint
@@ -15,7 +14,7 @@ from orchestrator.preflight import find_model, prepare
 from orchestrator.progress import Progress
 from orchestrator.resume import find_resumption
 from orchestrator.run import run_recipe
-from orchestrator.run_directory import OPTIMIZER
+from orchestrator.run_layout import CHECKPOINTS, OPTIMIZER
 from orchestrator.stages.directory import StagesDirectory, status_of, summary_of
 from orchestrator.stages.load import dump_any
 from orchestrator.stages.recipes import (
@@ -29,6 +28,7 @@ from orchestrator.stages.recipes import (
 )
 from orchestrator.stages.supervised_resume import find_supervised_resumption
 from orchestrator.stages.supervised_run import prepare_examples, run_supervised
+from orchestrator.storage.place import RunPlace, new_place
 from orchestrator.summary import Status
 
 SUMMED_UP = ("steps", "wall_s", "eval", "reward_first", "reward_last", "loss_first", "loss_last", "tokens_trained")
@@ -40,14 +40,15 @@ def run_any(recipe: AnyRecipe, progress: Progress) -> Path:
 
     Returns: the run directory; its summary.json says how the run ended (`completed` or `interrupted`).
     """
-    if isinstance(recipe, StagedRecipe):
-        return run_stages(recipe, progress)
-    if isinstance(recipe, Recipe):
-        return run_recipe(recipe, progress)
-    return run_supervised(recipe, progress, Path(recipe.run_dir or default_folder(recipe.name)))
+    with new_place(recipe.run_dir, recipe.name, recipe.storage, progress) as place:
+        if isinstance(recipe, StagedRecipe):
+            return run_stages(recipe, progress, place)
+        if isinstance(recipe, Recipe):
+            return run_recipe(recipe, progress, place)
+        return run_supervised(recipe, progress, place)
 
 
-def run_stages(recipe: StagedRecipe, progress: Progress) -> Path:
+def run_stages(recipe: StagedRecipe, progress: Progress, place: RunPlace) -> Path:
     """Check all stages, then run those that are not complete.
 
     Raises:
@@ -55,7 +56,7 @@ def run_stages(recipe: StagedRecipe, progress: Progress) -> Path:
         RunError: a stage had to stop; the summary says which and why.
     """
     check_all(recipe, progress)
-    directory = StagesDirectory(Path(recipe.run_dir or default_folder(recipe.name)), dump_any(recipe))
+    directory = StagesDirectory(place.folder, dump_any(recipe))
     started = time.perf_counter()
     status: Status = "failed"
     reason: str | None = None
@@ -63,7 +64,7 @@ def run_stages(recipe: StagedRecipe, progress: Progress) -> Path:
         for number, stage in enumerate(recipe.stages, start=1):
             if directory.finished(number, stage.name):
                 progress.say(f"stage {number} {stage.name}: complete already")
-            elif not _run_stage(recipe, directory, number, progress):
+            elif not _run_stage(recipe, directory, number, progress, place):
                 status, reason = "interrupted", f"stage {stage.name} was stopped by a signal"
                 break
             directory.show_model(number, stage.name)
@@ -105,10 +106,6 @@ def check_all(recipe: StagedRecipe, progress: Progress) -> None:
         roots[HANDED + stage.name] = rooted.model
 
 
-def default_folder(name: str) -> str:
-    return f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
 def _find_companions(recipe: StageRecipe, progress: Progress) -> None:
     """Reference and teacher, which a run itself asks for only once its learner starts."""
     for setting, model in models_of(recipe).items():
@@ -120,12 +117,14 @@ def _find_companions(recipe: StageRecipe, progress: Progress) -> None:
             raise SettingError(setting, error.reason, error.fix) from None
 
 
-def _run_stage(recipe: StagedRecipe, directory: StagesDirectory, number: int, progress: Progress) -> bool:
+def _run_stage(
+    recipe: StagedRecipe, directory: StagesDirectory, number: int, progress: Progress, place: RunPlace
+) -> bool:
     """Run one stage; returns whether it came to its end."""
     stage = recipe.stages[number - 1]
     progress.say(f"stage {number} of {len(recipe.stages)}: {stage.name} ({stage.kind})", "bold")
     folder = directory.stage(number, stage.name)
-    broken_off = has_checkpoint(folder / "checkpoints")
+    broken_off = has_checkpoint(folder / CHECKPOINTS)
     aside = None if broken_off else directory.clear(number, stage.name)
     if aside is not None:
         progress.warn(
@@ -139,16 +138,16 @@ def _run_stage(recipe: StagedRecipe, directory: StagesDirectory, number: int, pr
     settled = with_optimizer(with_models(stage, handed), optimizer).model_copy(
         update={"run_dir": str(folder), "name": f"{recipe.name}-{stage.name}"}
     )
-    _run_one(settled, progress, folder, broken_off=broken_off)
+    _run_one(settled, progress, place.at(folder), broken_off=broken_off)
     return status_of(folder) == "completed"
 
 
-def _run_one(stage: StageRecipe, progress: Progress, folder: Path, *, broken_off: bool) -> None:
+def _run_one(stage: StageRecipe, progress: Progress, place: RunPlace, *, broken_off: bool) -> None:
     """Args: broken_off: the folder holds a checkpoint, from which the stage goes on."""
     if isinstance(stage, Recipe):
-        run_recipe(stage, progress, find_resumption(folder) if broken_off else None)
+        run_recipe(stage, progress, place, find_resumption(place.folder) if broken_off else None)
     else:
-        run_supervised(stage, progress, folder, find_supervised_resumption(folder) if broken_off else None)
+        run_supervised(stage, progress, place, find_supervised_resumption(place.folder) if broken_off else None)
 
 
 def _summary(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from learners.batch import TrainBatch
+from orchestrator.monitoring.tracker import Tracker
 from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
 from orchestrator.summary import ENDS, Status
-from orchestrator.trackers import Tracker
 
 SHOWN = ("loss", "grad_norm", "skipped_updates", "entropy", "learning_rate", "trained_tokens", "tokens", "seconds")
 

@@ -8,6 +8,7 @@ from orchestrator.checkpoints import Checkpoint, find_checkpoint
 from orchestrator.errors import SettingError
 from orchestrator.resume import check_continuation, config_of
 from orchestrator.run_directory import LogMarks
+from orchestrator.run_layout import CHECKPOINTS
 from orchestrator.stages.load import load_any
 from orchestrator.stages.recipes import SupervisedRecipe
 from orchestrator.stages.supervised_log import SupervisedTally
@@ -61,6 +62,11 @@ def find_supervised_resumption(
     recipe = load_any(str(config_of(folder)), overrides)
     if not isinstance(recipe, SupervisedRecipe):
         raise SettingError("kind", "it cannot change when a run is resumed", "leave it at sft")
-    checkpoint = find_checkpoint(folder / "checkpoints", SupervisedState, step)
+    return supervised_resumption_of(recipe, folder, step)
+
+
+def supervised_resumption_of(recipe: SupervisedRecipe, folder: Path, step: int | None = None) -> SupervisedResumption:
+    """See `orchestrator.resume.resumption_of`."""
+    checkpoint = find_checkpoint(folder / CHECKPOINTS, SupervisedState, step)
     check_continuation(folder, recipe, checkpoint, FIXED)
     return SupervisedResumption(folder, recipe, checkpoint)

@@ -104,7 +104,10 @@ def play(
     max_restarts: int = 3,
     **rollout: object,
 ) -> Witness:
-    """Run a scenario on a learner and these engines (name -> kind), all real and in processes of their own."""
+    """Run a scenario on a learner and these engines (name -> kind), all real and in processes of their own.
+
+    An engine that joins under another name is `torch`.
+    """
     witness = Witness()
     settings = RolloutSettings.model_validate(
         {"max_running": 8, "dtype": "float32", "start_timeout_s": 200, "answer_timeout_s": 60, **rollout}
@@ -114,7 +117,9 @@ def play(
         engine = EngineSettings(
             str(model), "float32", 512, 8, kv_cache_gib=0.25, tied_head_remedy=remedy, start_timeout_s=200
         )
-        return ray.remote(num_cpus=0, max_concurrency=100)(RolloutWorker).remote(name, engines[name], engine)
+        return ray.remote(num_cpus=0, max_concurrency=100)(RolloutWorker).remote(
+            name, engines.get(name, "torch"), engine
+        )
 
     async def conduct() -> None:
         workers = {name: spawn(name) for name in engines}
@@ -135,6 +140,7 @@ def play(
             fleet,
             WeightSyncSettings(timeout_s=SYNC_TIMEOUT_S, drill=drill),
             settings,
+            tensor_parallel=1,
             tolerance=EXACT,
             backend="gloo",
             probe_ids=PROBE,

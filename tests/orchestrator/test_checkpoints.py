@@ -21,6 +21,7 @@ from orchestrator.resume import check_weights, find_resumption
 from orchestrator.run_directory import LogMarks
 from orchestrator.run_log import LogState
 from orchestrator.run_state import RunState, Spent
+from orchestrator.storage.mirror import NoMirror
 from orchestrator.summary import Tally
 from rewards.history import PromptHistory
 from rewards.response import Fact
@@ -44,6 +45,7 @@ def state(step: int) -> RunState:
         LogState(Tally(rewards=[0.1, 0.7], evals={"held_out": [0.25]}), bias, DraftCounts(drafts=3)),
         LogMarks(100, 2000),
         Spent(1.5, 0.5, 99),
+        {"chain_sum/7": 2},
     )
 
 
@@ -139,6 +141,44 @@ def test_nothing_is_a_checkpoint_until_all_of_it_is_written_and_one_is_written_a
     play(work, tmp_path)
 
 
+class FullShelf(NoMirror):
+    """A copy elsewhere that has room for another checkpoint when the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.told: list[object] = []
+
+    async def room(self) -> None:
+        await asyncio.wait_for(self.gate.wait(), 10)
+
+    def published(self, checkpoint: Path, keep: int) -> None:
+        self.told.append((checkpoint.name, keep, (checkpoint / "run.json").is_file()))
+
+    def forget_after(self, checkpoints: Path, step: int) -> None:
+        self.told.append((checkpoints, step))
+
+
+def test_the_next_is_not_begun_before_the_copy_elsewhere_has_room(tmp_path: Path) -> None:
+    async def work() -> None:
+        disk, shelf = Disk(), FullShelf()
+        checkpoints = Checkpoints(tmp_path, recipe(), disk, mirror=shelf)
+        await checkpoints.write(state(10))
+        await checkpoints.settle()
+        assert shelf.told == [("step-000010", 2, True)]
+        shelf.gate.clear()
+        second = asyncio.create_task(checkpoints.write(state(20)))
+        await asyncio.sleep(0.05)
+        assert disk.copied == [10]
+        shelf.gate.set()
+        await second
+        await checkpoints.settle()
+        checkpoints.forget_after(10)
+        assert shelf.told[1:] == [("step-000020", 2, True), (tmp_path, 10)]
+
+    asyncio.run(work())
+
+
 def test_the_state_is_that_of_the_call_whatever_happens_while_it_waits(tmp_path: Path) -> None:
     async def work(checkpoints: Checkpoints, disk: Disk) -> None:
         disk.gate.clear()
@@ -216,8 +256,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_goes_on_with_settings_that_do_not_contradict_what_was_trained(run: Path) -> None:
-    found = find_resumption(run, ["trainer.steps=60", "trainer.learning_rate=1e-7", "rollout.workers=2"])
-    assert (found.step, found.recipe.trainer.steps, found.recipe.rollout.workers) == (30, 60, 2)
+    found = find_resumption(run, ["trainer.steps=60", "trainer.learning_rate=1e-7", "topology.rollout.workers=2"])
+    assert (found.step, found.recipe.trainer.steps, found.recipe.topology.rollout.workers) == (30, 60, 2)
     assert find_resumption(run, [], 20).step == 20
 
 
@@ -264,3 +304,22 @@ def test_weights_that_are_not_those_that_were_published_are_refused(tmp_path: Pa
     for sums in ({name: 1}, {}, {name: 2**63 + 30, "lm_head.weight": 5}):
         with pytest.raises(RunError, match="are damaged"):
             check_weights(checkpoint, WeightTruth(manifest, sums, ()))
+
+
+def test_the_last_state_of_a_run_is_written_unless_it_was(tmp_path: Path) -> None:
+    async def stop_behind(checkpoints: Checkpoints, disk: Disk) -> None:
+        await checkpoints.write(state(10))
+        await checkpoints.write_last(state(10))
+        assert disk.copied == [10]
+        await checkpoints.write_last(state(13))
+        assert disk.copied == [10, 13]
+
+    play(stop_behind, tmp_path)
+    assert find_checkpoint(tmp_path, RunState).state == state(13)
+
+    async def stop_before_the_first_step(checkpoints: Checkpoints, disk: Disk) -> None:
+        checkpoints.forget_after(13)
+        await checkpoints.write_last(state(13))
+        assert disk.copied == []
+
+    play(stop_before_the_first_step, tmp_path)

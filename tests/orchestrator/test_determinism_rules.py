@@ -19,6 +19,10 @@ def test_a_synchronous_run_may_be_deterministic() -> None:
         ("rollout.over_sampling={prompts: 1.5, leftovers: drop}", "rollout.over_sampling: "),
         ("trainer.stream=true", "trainer.stream: true"),
         ("speculation=suffix", "speculation: drafts change"),
+        (
+            "reward={terms: [{name: judge, options: {model: wise}}], models: {wise: {model: m, url: https://h/v1}}}",
+            "reward.models.wise.url: an endpoint's answers do not repeat",
+        ),
     ],
 )
 def test_what_depends_on_the_clock_is_refused_in_one_line(override: str, setting: str) -> None:

@@ -1,8 +1,10 @@
 """`paceline doctor`: what each check sees, on this machine, on made-up ones, and on a real cluster of two nodes."""
 
+import platform
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.config import TrackingSettings
 from orchestrator.doctor import cluster, machine
 from orchestrator.doctor.examination import examine, print_findings
 from orchestrator.doctor.finding import Finding, ok
@@ -69,6 +72,32 @@ def test_memory_is_what_is_available_and_not_what_is_free(tmp_path: Path) -> Non
     assert machine.check_memory(tmp_path / "none").status == "warning"
 
 
+@pytest.mark.parametrize(
+    ("limit", "use"),
+    [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")],
+)
+def test_a_container_has_what_is_left_of_its_limit(tmp_path: Path, limit: str, use: str) -> None:
+    facts = tmp_path / "meminfo"
+    facts.write_text("MemAvailable: 12582912 kB\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / use).write_text(f"{3 * 2**30}\n")
+    (tmp_path / limit).write_text(f"{5 * 2**30}\n")
+    left = machine.check_memory(facts, tmp_path)
+    assert (left.status, left.detail) == ("warning", "2.0 GiB left of this container's limit")
+    assert "raise the limit" in left.fix
+    (tmp_path / limit).write_text(f"{64 * 2**30}\n")
+    assert machine.check_memory(facts, tmp_path) == ok("memory", "12.0 GiB available")
+    if limit == "memory.max":
+        (tmp_path / limit).write_text("max\n")
+        assert machine.check_memory(facts, tmp_path) == ok("memory", "12.0 GiB available")
+
+
+def test_an_object_store_larger_than_shared_memory_is_a_warning(tmp_path: Path) -> None:
+    assert machine.check_store(2**20, tmp_path).status == "ok"
+    assert machine.check_store(2**60, tmp_path).status == "warning"
+    assert machine.check_store(1, tmp_path / "none").status == "warning"
+
+
 def test_shared_memory_must_hold_the_object_store(tmp_path: Path) -> None:
     assert machine.check_shared_memory(1, tmp_path).status == "ok"
     small = machine.check_shared_memory(10**12, tmp_path)
@@ -93,22 +122,30 @@ def test_storage_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_trackers_need_a_login_whose_value_is_never_shown(tmp_path: Path) -> None:
-    assert machine.check_trackers(False, {}, tmp_path).status == "ok"
-    assert machine.check_trackers(True, {}, tmp_path).status == "fault"
-    assert machine.check_trackers(True, {"WANDB_MODE": "offline"}, tmp_path).status == "ok"
-    by_key = machine.check_trackers(True, {"WANDB_API_KEY": "planted-secret"}, tmp_path)
+    none, wandb = TrackingSettings(), TrackingSettings(wandb=True)
+    assert machine.check_trackers(none, {}, tmp_path).status == "ok"
+    assert machine.check_trackers(wandb, {}, tmp_path).status == "fault"
+    assert machine.check_trackers(wandb, {"WANDB_MODE": "offline"}, tmp_path).status == "ok"
+    by_key = machine.check_trackers(wandb, {"WANDB_API_KEY": "planted-secret"}, tmp_path)
     assert by_key.status == "ok"
     assert "planted-secret" not in repr(by_key)
     (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password planted-secret\n")
-    by_file = machine.check_trackers(True, {}, tmp_path)
+    by_file = machine.check_trackers(wandb, {}, tmp_path)
     assert by_file.status == "ok"
     assert "planted-secret" not in repr(by_file)
+
+
+def test_a_tracker_that_is_not_installed_is_a_fault(tmp_path: Path) -> None:
+    lacking = with_versions(tensorboard=None)
+    assert machine.check_trackers(TrackingSettings(), {}, tmp_path, lacking).status == "ok"
+    missing = machine.check_trackers(TrackingSettings(tensorboard=True), {}, tmp_path, lacking)
+    assert (missing.status, missing.detail) == ("fault", "tracking.tensorboard=true, but tensorboard is not installed")
 
 
 def test_an_address_that_nobody_serves_is_one_fault() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    (finding,) = cluster.check_cluster(f"127.0.0.1:{port}")
+    (finding,) = cluster.check_cluster(f"127.0.0.1:{port}", Path("runs"))
     assert finding.status == "fault"
     assert "nothing answers" in finding.detail
 
@@ -122,11 +159,48 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-def test_the_nodes_of_a_cluster_are_asked_one_by_one(two_nodes: Cluster) -> None:
-    found = list(cluster.check_cluster(two_nodes.address))
-    assert [finding.status for finding in found] == ["ok"] * 4, found
+def test_the_nodes_of_a_cluster_are_asked_one_by_one(two_nodes: Cluster, tmp_path: Path) -> None:
+    found = list(cluster.check_cluster(two_nodes.address, tmp_path / "run"))
+    # A busy machine's memory may be a warning of its own.
+    found = [finding for finding in found if not finding.detail.startswith("memory: ")]
+    assert [finding.status for finding in found] == ["ok"] * 5, found
     assert "2 nodes, 2 CPUs" in found[0].detail
-    assert found[-1] == ok("ports", "2 nodes reach each other")
+    assert "packages as here" in found[1].detail
+    assert found[-2:] == [
+        ok("shared storage", f"2 nodes see {tmp_path / 'run'}"),
+        ok("ports", "2 nodes reach each other"),
+    ]
+    assert list(tmp_path.iterdir()) == [], "nothing stays"
+
+
+def facts(**changed: object) -> cluster.NodeFacts:
+    like_here = cluster.NodeFacts(platform.python_version(), machine.versions(), 0.0, (), True)
+    return replace(like_here, **changed)
+
+
+def test_a_node_with_another_package_is_a_fault() -> None:
+    (same,) = cluster.judged("n", facts(), 0.1)
+    assert same.status == "ok"
+    (other,) = cluster.judged("n", facts(packages={**machine.versions(), "ray": "2.1.0", "torch": None}), 0.1)
+    assert other.status == "fault"
+    assert "ray 2.1.0, here " in other.detail
+    assert "torch missing, here " in other.detail
+    (older,) = cluster.judged("n", facts(python="3.9.1"), 0.1)
+    assert (older.status, older.detail.startswith("Python 3.9.1, here ")) == ("fault", True)
+
+
+def test_a_node_with_another_clock_or_little_room_is_a_warning() -> None:
+    (late,) = cluster.judged("n", facts(), -7.25)
+    assert (late.status, late.detail) == ("warning", "its clock is -7.2 s off")
+    tight = (ok("disk", "plenty"), Finding("memory", "warning", "1 GiB", "buy some"))
+    fine, warning = cluster.judged("n", facts(findings=tight), 0.0)
+    assert (fine.status, warning) == ("ok", Finding("node n", "warning", "memory: 1 GiB", "buy some"))
+
+
+def test_storage_that_a_node_does_not_see_is_a_warning() -> None:
+    assert cluster.shared(Path("/runs"), {"a": True, "b": True}).status == "ok"
+    blind = cluster.shared(Path("/runs"), {"a": True, "b": False})
+    assert (blind.status, blind.detail) == ("warning", "b does not see what is written in /runs")
 
 
 def test_faults_are_counted_and_printed_with_their_fix() -> None:

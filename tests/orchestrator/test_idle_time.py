@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field
 
 import pytest
-from rich.console import Console
 
 from orchestrator.activity import Activity
 from orchestrator.idle_time import LEARNER, idle_ahead
-from orchestrator.progress import Progress
-from tests.orchestrator.test_activity import Clock
+from tests.orchestrator.test_activity import Clock, Listener
 
 
 @dataclass
@@ -26,8 +24,7 @@ class Fleet:
 
 
 def activity_of(fleet: Fleet, clock: Clock) -> Activity:
-    quiet = Progress("t", Console(quiet=True))
-    return Activity(fleet, None, None, quiet, lambda *did: None, clock)  # type: ignore[arg-type]
+    return Activity(fleet, None, None, Listener(), clock)  # type: ignore[arg-type]
 
 
 def ahead(fleet: Fleet, activity: Activity) -> dict[str, float]:

@@ -4,23 +4,24 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from ray.exceptions import RayError
 
 from orchestrator.model_servers import ModelServers
 from orchestrator.policies.restart_budget import RestartBudget
+from orchestrator.reservation import Reservation
+from orchestrator.topology import JudgePlaces
 from rewards.models.address import Address
 from rewards.models.asking import Message
 from rewards.models.client import HttpModel
 from rewards.models.settings import ModelSettings
 from tests.actors.tiny_model import write_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 PATIENCE_S = 90.0
 TINY = ModelSettings(model="tiny", engine="torch", dtype="float32", context_length=128)
 
@@ -50,16 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"), tied=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def servers(folder: Path, heard: Heard, restarts: int) -> ModelServers:
     return ModelServers(
-        {"judge": (TINY, folder)},
+        {"judge": (TINY, JudgePlaces(), folder)},
+        Reservation(),
         tell=heard.tell,
         listener=heard,
         budget=RestartBudget(restarts, 600.0),

@@ -77,8 +77,8 @@ def test_an_override_of_the_source_takes_the_place_of_the_recipe_s(recipe_file: 
         ("speculation.lengths=[1, 2]", "speculation.lengths", "begin with 0"),
         ("rollout.group_size=1", "rollout.group_size", "without a group"),
         ("trainer.minibatches=3", "trainer.minibatches", "do not divide"),
-        ("trainer.ranks=1000", "trainer.ranks", "1000 ranks share"),
-        ("trainer.sequence_parallel=2", "trainer", "sequence_parallel=2 does not divide ranks=1"),
+        ("topology.learner.ranks=1000", "topology.learner.ranks", "1000 ranks share"),
+        ("topology.learner.sequence_parallel=2", "topology.learner", "sequence_parallel=2 does not divide ranks=1"),
         ("trainer.lora.rank=0", "trainer.lora.rank", "greater than or equal to 1"),
         ("trainer.lora.dropout=0.1", "trainer.lora.dropout", "unknown key"),
         ("trainer.token_budget=64", "trainer.token_budget", "cannot hold one prompt and answer"),
@@ -139,9 +139,9 @@ def test_a_bad_setting_is_one_line_that_names_it(recipe_file: Path, override: st
 
 
 def test_ranks_that_share_rows_count_as_one_reader(recipe_file: Path) -> None:
-    answers = ["trainer.prompts_per_step=2", "rollout.group_size=2", "trainer.ranks=8"]
+    answers = ["trainer.prompts_per_step=2", "rollout.group_size=2", "topology.learner.ranks=8"]
     assert "8 ranks share 4 answers" in str(fault(recipe_file, *answers))
-    assert load_recipe(str(recipe_file), [*answers, "trainer.sequence_parallel=2"]).trainer.ranks == 8
+    assert load_recipe(str(recipe_file), [*answers, "topology.learner.sequence_parallel=2"]).topology.learner.ranks == 8
 
 
 def test_a_missing_setting_is_named(recipe_file: Path) -> None:
@@ -272,7 +272,11 @@ def test_an_advantage_made_of_values_has_a_critic_with_or_without_settings(recip
         (["algorithm.advantage_norm=task_std"], "algorithm.advantage_norm", "batch_whiten"),
         (["algorithm.advantage_norm=batch_whiten", "trainer.stream=true"], "algorithm.advantage_norm", "at once"),
         (["rollout.group_size=1"], "algorithm.drop_zero_variance", "set it to false"),
-        (["trainer.ranks=2", "trainer.sequence_parallel=2"], "trainer.sequence_parallel", "does not share rows"),
+        (
+            ["topology.learner.ranks=2", "topology.learner.sequence_parallel=2"],
+            "topology.learner.sequence_parallel",
+            "does not share rows",
+        ),
         (["trainer.backend=deepspeed"], "trainer.backend", "FSDP2 alone"),
     ],
 )
@@ -280,6 +284,13 @@ def test_what_contradicts_a_critic_is_refused(recipe_file: Path, overrides: list
     error = fault(recipe_file, "algorithm.advantage=gae", *overrides)
     assert error.setting == setting
     assert says in str(error)
+
+
+def test_rows_that_ranks_share_are_not_watched(recipe_file: Path) -> None:
+    shared = ["topology.learner.ranks=2", "topology.learner.sequence_parallel=2"]
+    error = fault(recipe_file, "algorithm.masks=[{name: attention_entropy}]", *shared)
+    assert error.setting == "topology.learner.sequence_parallel"
+    assert "leave out the mask" in str(error)
 
 
 def test_a_critic_needs_no_group(recipe_file: Path) -> None:

@@ -1,12 +1,15 @@
 """The fleet over real engines in real processes: what comes back when workers die, hang, or are told to stop."""
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import RunError
+from orchestrator.growth import Growth
+from orchestrator.policies.growth import GrowthRule
 from tests.actors.tiny_model import write_checkpoint
 from tests.orchestrator.stage import Stage, play
 
@@ -42,6 +45,30 @@ def test_the_only_worker_killed_delays_its_answers_and_loses_none(tied_model: Pa
         assert all(len(answer.completion.token_ids) == 100 for answer in found)
 
     play(scenario, tied_model, engines={"only": "torch"})
+
+
+def test_a_fleet_grows_while_answers_wait_and_lets_go_who_stands_idle(tied_model: Path) -> None:
+    def hurried() -> float:
+        return 50 * time.monotonic()
+
+    async def scenario(stage: Stage) -> None:
+        await stage.bus.drill()
+        growth = Growth(stage.fleet, GrowthRule(1, 2), hurried)
+        growth.begin()
+        answers = [asyncio.ensure_future(stage.sample(n, s, tokens=400)) for n in range(60) for s in range(4)]
+        await stage.until(lambda: len(stage.fleet.members) == 2, "a second engine has joined", 120)
+        found = await asyncio.wait_for(asyncio.gather(*answers), 200)
+        assert {leg.worker for answer in found for leg in answer.legs} == {"rollout-0", "rollout-1"}
+        await stage.until(lambda: len(stage.fleet.members) == 1, "it was let go again", 60)
+        growth.close()
+        assert len((await stage.sample(99, 0, tokens=20)).completion.token_ids) == 20
+
+    witness = play(scenario, tied_model, engines={"rollout-0": "torch"})
+    assert witness.joined == [("rollout-1", 0)]
+    [(let_go, why)] = witness.lost
+    assert let_go in {"rollout-0", "rollout-1"}, "whichever had its last answer first"
+    assert "stood idle" in why
+    assert not witness.faults
 
 
 def test_a_worker_that_keeps_dying_ends_the_wait_with_its_reasons(tied_model: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.stages import run as stages_run
 from orchestrator.stages.load import load_any
 from orchestrator.stages.recipes import StagedRecipe, StageRecipe, models_of
 from orchestrator.stages.run import check_all, run_stages
+from orchestrator.storage.place import RunPlace
 
 STAGES = [
     {"name": "sft", "kind": "sft", "examples": {"path": "shipped:chain_sums.jsonl", "template": "{question}\n"}},
@@ -42,6 +43,11 @@ def recipe(tmp_path: Path, tied_model: Path) -> StagedRecipe:
     return loaded
 
 
+def run_in_place(recipe: StagedRecipe) -> Path:
+    assert recipe.run_dir is not None
+    return run_stages(recipe, Progress("test"), RunPlace(Path(recipe.run_dir)))
+
+
 class Stand:
     """Stands in for the run of one stage: notes what it was told and leaves a summary and a model."""
 
@@ -50,7 +56,8 @@ class Stand:
         self.broken_off: list[bool] = []
         self.ends: dict[str, str] = {}
 
-    def __call__(self, stage: StageRecipe, progress: Progress, folder: Path, *, broken_off: bool) -> None:
+    def __call__(self, stage: StageRecipe, progress: Progress, place: RunPlace, *, broken_off: bool) -> None:
+        folder = place.folder
         self.told.append(stage)
         self.broken_off.append(broken_off)
         name = folder.name.partition("-")[2]
@@ -89,7 +96,7 @@ def statuses(recipe: StagedRecipe) -> list[object]:
 def test_each_stage_is_told_where_it_runs_and_what_was_handed_over(
     recipe: StagedRecipe, stand: Stand, tied_model: Path
 ) -> None:
-    folder = run_stages(recipe, Progress("test"))
+    folder = run_in_place(recipe)
     assert stand.names == ["mine-sft", "mine-dpo", "mine-opd"]
     assert [stage.run_dir for stage in stand.told] == [
         str(folder / "stages" / name) for name in ("1-sft", "2-dpo", "3-opd")
@@ -109,7 +116,7 @@ def test_each_stage_is_told_where_it_runs_and_what_was_handed_over(
 
 def test_a_stage_that_stops_ends_the_run_and_is_where_it_goes_on(recipe: StagedRecipe, stand: Stand) -> None:
     stand.ends = {"dpo": "interrupted"}
-    folder = run_stages(recipe, Progress("test"))
+    folder = run_in_place(recipe)
     assert stand.names == ["mine-sft", "mine-dpo"]
     assert summary(recipe)["status"] == "interrupted"
     assert "dpo" in str(summary(recipe)["reason"])
@@ -117,13 +124,13 @@ def test_a_stage_that_stops_ends_the_run_and_is_where_it_goes_on(recipe: StagedR
     assert (folder / "model").resolve().parent.name == "1-sft"
 
     stand.ends, stand.told = {}, []
-    run_stages(recipe, Progress("test"))
+    run_in_place(recipe)
     assert stand.names == ["mine-dpo", "mine-opd"]
     assert (folder / "stages" / "2-dpo.attempt-1").is_dir()
     assert statuses(recipe) == ["completed"] * 3
 
     stand.told = []
-    run_stages(recipe, Progress("test"))
+    run_in_place(recipe)
     assert stand.told == []
     assert summary(recipe)["status"] == "completed"
 
@@ -131,13 +138,13 @@ def test_a_stage_that_stops_ends_the_run_and_is_where_it_goes_on(recipe: StagedR
 def test_a_stage_that_left_a_checkpoint_goes_on_from_it(recipe: StagedRecipe, stand: Stand) -> None:
     stand.ends = {"dpo": "failed"}
     with pytest.raises(RunError):
-        run_stages(recipe, Progress("test"))
+        run_in_place(recipe)
     assert recipe.run_dir is not None
     card = Path(recipe.run_dir) / "stages" / "2-dpo" / "checkpoints" / "step-000002" / "run.json"
     card.parent.mkdir(parents=True)
     card.touch()
     stand.ends, stand.told, stand.broken_off = {}, [], []
-    run_stages(recipe, Progress("test"))
+    run_in_place(recipe)
     assert list(zip(stand.names, stand.broken_off, strict=True)) == [("mine-dpo", True), ("mine-opd", False)]
     assert not list(card.parents[2].parent.glob("*.attempt-*"))
 
@@ -145,7 +152,7 @@ def test_a_stage_that_left_a_checkpoint_goes_on_from_it(recipe: StagedRecipe, st
 def test_a_stage_that_breaks_breaks_the_run_by_name(recipe: StagedRecipe, stand: Stand) -> None:
     stand.ends = {"dpo": "failed"}
     with pytest.raises(RunError, match="dpo broke"):
-        run_stages(recipe, Progress("test"))
+        run_in_place(recipe)
     assert summary(recipe)["status"] == "failed"
     assert summary(recipe)["reason"] == "dpo broke; mend it"
     assert statuses(recipe) == ["completed", "failed", "not begun"]
@@ -175,7 +182,7 @@ def test_what_no_machine_could_run_is_found_before_the_first_stage(
     loaded = load_any(str(tmp_path / "recipe.yaml"), [change])
     assert isinstance(loaded, StagedRecipe)
     with pytest.raises(SettingError) as caught:
-        run_stages(loaded, Progress("test"))
+        run_in_place(loaded)
     assert caught.value.setting == setting
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
