@@ -1,1 +1,1 @@
-"""Topology and deployment. Empty so far: a run starts Ray on the local machine or joins an existing cluster."""
+"""One recipe in other places: the `paceline` command, and what takes a run to a Ray cluster or to Kubernetes."""

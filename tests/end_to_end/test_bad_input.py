@@ -91,8 +91,8 @@ def test_adapters_for_layers_that_the_model_lacks(write_recipe: WriteRecipe, ref
 
 
 def test_more_ranks_to_a_row_than_the_heads_allow(write_recipe: WriteRecipe, refusal: Callable[..., str]) -> None:
-    line = refusal(write_recipe(trainer={"ranks": 3, "sequence_parallel": 3}))
-    assert "trainer.sequence_parallel: 3 ranks cannot share the model's" in line
+    line = refusal(write_recipe(topology={"learner": {"ranks": 3, "sequence_parallel": 3}}))
+    assert "topology.learner.sequence_parallel: 3 ranks cannot share the model's" in line
 
 
 def test_an_impossible_batch_size(write_recipe: WriteRecipe, refusal: Callable[..., str]) -> None:

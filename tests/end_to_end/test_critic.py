@@ -25,7 +25,8 @@ def test_a_run_with_a_critic_trains_single_answers_on_two_ranks(write_recipe: Wr
             "critic": {"warmup_steps": 1, "learning_rate": 1.0e-3},
             "drop_zero_variance": False,
         },
-        trainer={"steps": 4, "prompts_per_step": 8, "ranks": 2, "minibatches": 2},
+        trainer={"steps": 4, "prompts_per_step": 8, "minibatches": 2},
+        topology={"learner": {"ranks": 2}},
     )
     done = run(recipe)
     metrics = rows(done.path)

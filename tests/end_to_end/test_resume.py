@@ -47,13 +47,14 @@ def kill_after(recipe: Path, folder: RunFolder, *overrides: str, checkpoint: int
 def test_a_killed_run_goes_on_and_trains_the_same_set_once(write_recipe: WriteRecipe, tmp_path: Path) -> None:
     recipe = write_recipe(
         rollout={"max_response_tokens": 40, "max_staleness": 2},
-        trainer={"steps": 14, "checkpoint_every": 2, "ranks": 2},
+        trainer={"steps": 14, "checkpoint_every": 2},
+        topology={"learner": {"ranks": 2}},
         algorithm={"advantage": "dr_grpo", "advantage_norm": "task_std"},
     )
     folder = RunFolder(tmp_path / "run")
     kill_after(recipe, folder, checkpoint=4, step=5)
     lost = len(rows(folder))
-    resumed = paceline("resume", str(folder.path), "trainer.ranks=1")
+    resumed = paceline("resume", str(folder.path), "topology.learner.ranks=1")
     assert resumed.code == 0, resumed.out + resumed.err
     assert "Traceback" not in resumed.out + resumed.err
 
@@ -119,7 +120,8 @@ def test_a_deterministic_run_repeats_to_the_bit_whatever_the_order_of_its_answer
     recipe = write_recipe(
         deterministic=True,
         rollout={"engine": engine, "max_staleness": 0, "max_response_tokens": 24},
-        trainer={"steps": 4, "checkpoint_every": 2, "ranks": 2},
+        trainer={"steps": 4, "checkpoint_every": 2},
+        topology={"learner": {"ranks": 2}},
         tracking={"samples_every": 1},
     )
     one = run(recipe, f"run_dir={tmp_path / 'one'}")

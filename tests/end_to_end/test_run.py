@@ -38,7 +38,8 @@ def test_a_synchronous_run_repeats_with_its_seed(write_recipe: WriteRecipe, tmp_
 def test_an_asynchronous_run_on_vllm_accounts_for_all_and_leaves_a_model_that_loads(write_recipe: WriteRecipe) -> None:
     recipe = write_recipe(
         rollout={"engine": "vllm", "max_staleness": 2, "max_response_tokens": 40},
-        trainer={"steps": 4, "ranks": 2},
+        trainer={"steps": 4},
+        topology={"learner": {"ranks": 2}},
         tracking={"tensorboard": True, "wandb": True},
     )
     done = run(recipe)

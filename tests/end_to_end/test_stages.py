@@ -39,9 +39,10 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.timeout(600)  # four runs
 def test_stages_hand_over_and_are_not_repeated(write_recipe: WriteRecipe, examples: str, checkpoint: Path) -> None:
     # Every step sees all examples, on two ranks.
-    trainer = {"steps": 3, "prompts_per_step": 9, "ranks": 2}
+    trainer = {"steps": 3, "prompts_per_step": 9}
     sft = {"name": "sft", "kind": "sft", "examples": {"path": examples}, "trainer": trainer}
-    recipe = write_recipe(stages=[sft, {"name": "dpo", "kind": "preference", "pairs": {"rule": "best_worst"}}])
+    dpo = {"name": "dpo", "kind": "preference", "pairs": {"rule": "best_worst"}, "topology": {"learner": {"ranks": 1}}}
+    recipe = write_recipe(stages=[sft, dpo], topology={"learner": {"ranks": 2}})
     done = run(recipe)
     first, second = done.path / "stages" / "1-sft", done.path / "stages" / "2-dpo"
     summary = done.summary

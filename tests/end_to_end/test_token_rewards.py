@@ -50,7 +50,8 @@ def test_a_critic_takes_them_with_their_tokens(write_recipe: WriteRecipe) -> Non
     recipe = write_recipe(
         reward=FLAGS,
         algorithm={"advantage": "gae", "drop_zero_variance": False, "critic": {"learning_rate": 1.0e-3}},
-        trainer={"steps": 3, "ranks": 2},
+        trainer={"steps": 3},
+        topology={"learner": {"ranks": 2}},
     )
     done = run(recipe)
     assert done.summary["status"] == "completed"
