@@ -317,7 +317,7 @@ def longer(sample: Sequence[int], than: "np.ndarray[tuple[int], np.dtype[np.int6
 
 
 def tail(runs: Runs) -> Figure:
-    two = (SYNCHRONOUS, "rollout.workers=2", "rollout.max_running=64")
+    two = (SYNCHRONOUS, "topology.rollout.workers=2", "rollout.max_running=64")
     return lanes(
         f"{STEPS} synchronous steps on two engines",
         {

@@ -95,9 +95,17 @@ def make_batch(lengths: Sequence[int], vocabulary: int, seed: int) -> TrainBatch
 
 
 def open_learner(
-    model: str, size: Size, dtype: str, device: torch.device, rank: int = 0, ranks: int = 1, **trainer: object
+    model: str,
+    size: Size,
+    dtype: str,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
+    *,
+    sequence_parallel: int = 1,
+    **trainer: object,
 ) -> Learner:
-    settings = {"dtype": dtype, "token_budget": size.token_budget, "ranks": ranks, **trainer}
+    settings = {"dtype": dtype, "token_budget": size.token_budget, **trainer}
     return Learner(
         model,
         AlgorithmSettings(),
@@ -106,6 +114,7 @@ def open_learner(
         rank=rank,
         world_size=ranks,
         device=device,
+        sequence_parallel=sequence_parallel,
     )
 
 

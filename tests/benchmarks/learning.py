@@ -5,11 +5,13 @@
 
 Every run trains the quickstart's model with the quickstart's settings; only those named in `METHODS` differ, and no
 group is filtered away, so that after equally many steps every run has seen equally many samples. TRL's GRPOTrainer gets
-the same prompts, rewards, lengths, learning rate and loss, in float32 as the quickstart. All are judged alike: by
-greedy answers to the same held-out prompts, before and after, through Paceline's engine. The seed chooses the order of
-the prompts and what is sampled. With `--figure` the rewards of the training samples are drawn, mean and range over the
-seeds. Runs may share the machine with other work: nothing here is timed. All runs together take hours on two cores:
-`--rows` keeps each one's row in a file, from which the next call goes on.
+the same prompts, rewards, lengths, learning rate and loss, in float32 as the quickstart. It samples with the newest
+weights alone, and is compared with Paceline's GRPO where that does too; the other runs are asynchronous, as the
+quickstart is, and some of their samples are two versions old. All are judged alike: by greedy answers to the same
+held-out prompts, before and after, through Paceline's engine. The seed chooses the order of the prompts and what is
+sampled. With `--figure` the rewards of the training samples are drawn, mean and range over the seeds. Runs may share
+the machine with other work: nothing here is timed. All runs together take hours on two cores: `--rows` keeps each one's
+row in a file, from which the next call goes on.
 """
 
 import argparse
@@ -31,7 +33,9 @@ from orchestrator.data.starter import ensure_starter
 from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import RUN_TIMEOUT_S, WholeRun, train_quickstart
 
+SYNCHRONOUS = "grpo, synchronous"
 METHODS: Mapping[str, Sequence[str]] = {
+    SYNCHRONOUS: ("rollout.max_staleness=0",),
     "grpo": (),
     "dr_grpo": ("algorithm.advantage=dr_grpo",),
     "rloo": ("algorithm.advantage=rloo",),
@@ -96,11 +100,11 @@ def main() -> None:
     if arguments.figure:
         draw(rows, arguments.figure)
     ends = {method: fmean(row.held_out[1] for row in rows if row.method == method) for method in arguments.only}
-    compared = {"grpo", PEER} <= set(ends)
+    compared = {SYNCHRONOUS, PEER} <= set(ends)
     finish(
         "learning",
-        ratio=round(ends["grpo"] - ends[PEER], 4) if compared else 0.0,
-        unit="held-out accuracy after equal samples, Paceline's GRPO minus TRL's, mean over the seeds",
+        ratio=round(ends[SYNCHRONOUS] - ends[PEER], 4) if compared else 0.0,
+        unit="held-out accuracy after equal samples, Paceline's synchronous GRPO minus TRL's, mean over the seeds",
         rows=[*map(asdict, rows), {"ends": ends}],
         seed=0,
     )
@@ -186,13 +190,13 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
     for panel in panels.flat[len(methods) :]:
         panel.set_visible(False)
     for method, panel in zip(methods, panels.flat, strict=False):
-        for name, colour in ((PEER, "#999999"), (method, "#0072B2")):
+        for name, colour, label in ((PEER, "#999999", PEER), (method, "#0072B2", "the panel's method")):
             courses = [row.rewards for row in rows if row.method == name]
             if courses:
                 steps = range(1, len(courses[0]) + 1)
                 by_step = list(zip(*courses, strict=True))
                 panel.fill_between(steps, [min(v) for v in by_step], [max(v) for v in by_step], color=colour, alpha=0.2)
-                panel.plot(steps, [fmean(values) for values in by_step], color=colour, label=name)
+                panel.plot(steps, [fmean(values) for values in by_step], color=colour, label=label)
         panel.set_title(method, loc="left", fontsize=10)
     for panel in panels[-1]:
         panel.set_xlabel("training step")

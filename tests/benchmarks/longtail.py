@@ -41,8 +41,8 @@ MODES: Mapping[str, tuple[str, ...]] = {
     SYNCHRONOUS[0]: ("rollout.max_staleness=0",),
     SYNCHRONOUS[1]: (
         "rollout.max_staleness=0",
-        f"rollout.threads={os.cpu_count()}",
-        f"trainer.threads={os.cpu_count()}",
+        f"topology.rollout.threads={os.cpu_count()}",
+        f"topology.learner.threads={os.cpu_count()}",
     ),
     "synchronous, streaming": ("rollout.max_staleness=0", "trainer.stream=true"),
     "one step off (staleness 1, no partial rollouts)": ("rollout.max_staleness=1", "rollout.partial=false"),

@@ -82,11 +82,11 @@ def settings_of(target: Path, mode: str, *, steps: int, seed: int) -> list[str]:
     return [
         *run_settings(target, steps=steps, seed=seed),
         "data.eval_size=0",
-        f"trainer.threads={cores}",
+        f"topology.learner.threads={cores}",
         "trainer.learning_rate=1e-9",
         "algorithm.drop_zero_variance=false",
         f"rollout.max_staleness={STALENESS[mode]}",
-        f"rollout.threads={cores}",
+        f"topology.rollout.threads={cores}",
     ]
 
 

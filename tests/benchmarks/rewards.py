@@ -2,15 +2,17 @@
 
     make bench NAME=rewards          or   python -m tests.benchmarks.rewards [--answers 2000]
 
-For each verifier the same answers are scored by one child process and by calling the term in this process, one by one
-and without a limit, which is how trainers with rewards as plain functions do it (TRL). Both take turns, several times,
-and the medians are compared. Reported: verifications per second of both, the pool's overhead at batch (one child, so
-that it is not hidden by a second core), the latency of single answers through the pool, and, for the mathematics, what
-becomes of the pool's throughput when one answer in a hundred never comes to an end: there the calls in process stand
-still for good.
+For each verifier the same answers are scored by one child process, by calling the term in this process, and by calling
+the library that it stands on (math-verify's `parse` and `verify` of the whole answer, reasoning-gym's `score_answer`),
+one by one and without a limit, which is how trainers with rewards as plain functions do it (TRL, verl). The ways take
+turns, several times, and the medians are compared. Reported: verifications per second of each, the pool's overhead at
+batch over both (one child, so that it is not hidden by a second core), the latency of single answers through the pool,
+and, for the mathematics, what becomes of the pool when one answer in a hundred never comes to an end: there
+the calls in process stand still for good.
 """
 
 import argparse
+import functools
 import json
 import random
 import statistics
@@ -20,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import reasoning_gym
+from math_verify import parse, verify
 
 from rewards.child_pool import ChildPool
 from rewards.compose import Reward
@@ -38,13 +41,20 @@ DEADLINE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one verifier; rates per second, latencies in milliseconds."""
+    """Of one verifier; rates per second, latencies in milliseconds.
+
+    Attributes:
+        library_per_s: None where the verifier stands on no library.
+        overhead: the pool's time over the term's in this process, less one; `over_library` over the library's.
+    """
 
     verifier: str
     answers: int
+    library_per_s: float | None
     direct_per_s: float
     pool_per_s: float
     overhead: float
+    over_library: float | None
     p50_ms: float
     p99_ms: float
 
@@ -92,11 +102,40 @@ def shaped(count: int) -> list[Response]:
     return [_numbered(n, f"<think>{'so ' * 500}</think>\n<answer>{n}</answer>", "1") for n in range(count)]
 
 
-VERIFIERS: dict[str, tuple[object, Callable[[int], list[Response]]]] = {
-    "math, LaTeX": ("math", latex),
-    "math, plain numbers": ("math", plain),
-    "reasoning_gym": ("reasoning_gym", puzzles),
-    "tags and repetition": ({"terms": ["tags", "repetition"]}, shaped),
+def by_math_verify(response: Response) -> None:
+    """As TRL's and verl's rewards of mathematics do it: the answer is looked for in the whole text."""
+    assert response.reference is not None
+    verify(
+        parse(response.reference, parsing_timeout=None),
+        parse(response.text, parsing_timeout=None),
+        timeout_seconds=None,
+    )
+
+
+def by_reasoning_gym(response: Response) -> None:
+    entry = response.metadata["entry"]
+    library_scorer(str(response.metadata["task"]))(response.text.removeprefix("#### "), entry)
+
+
+@functools.cache
+def library_scorer(task: str) -> Callable[..., float]:
+    return reasoning_gym.get_score_answer_fn(task)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A verifier, answers for it, and the library's own call."""
+
+    reward: object
+    make: Callable[[int], list[Response]]
+    library: Callable[[Response], None] | None = None
+
+
+VERIFIERS = {
+    "math, LaTeX": Subject("math", latex, by_math_verify),
+    "math, plain numbers": Subject("math", plain, by_math_verify),
+    "reasoning_gym": Subject("reasoning_gym", puzzles, by_reasoning_gym),
+    "tags and repetition": Subject({"terms": ["tags", "repetition"]}, shaped),
 }
 
 
@@ -106,26 +145,32 @@ def _numbered(number: int, text: str, answer: str) -> Response:
 
 def cost_of(name: str, answers: int) -> Cost:
     """The pool against the library."""
-    reward, make = VERIFIERS[name]
-    settings = RewardSettings.model_validate(reward)
-    responses = make(answers)
+    subject = VERIFIERS[name]
+    settings = RewardSettings.model_validate(subject.reward)
+    responses = subject.make(answers)
     direct = Reward(settings)
     direct.warm_up()
-    seconds: dict[str, list[float]] = {"direct": [], "pool": []}
+    library = subject.library
+    seconds: dict[str, list[float]] = {"library": [], "direct": [], "pool": []}
     with ChildPool(settings) as pool:
         pool.warm_up()
         pool.score(responses[: answers // 10])
         for _ in range(ROUNDS):
+            if library is not None:
+                seconds["library"].append(_timed(lambda: [library(response) for response in responses]))
             seconds["direct"].append(_timed(lambda: [direct.score(response) for response in responses]))
             seconds["pool"].append(_timed(lambda: pool.score(responses)))
         singles = sorted(1000 * _timed(lambda r=response: pool.score([r])) for response in responses[:SINGLES])
     alone, pooled = (statistics.median(seconds[way]) for way in ("direct", "pool"))
+    called = statistics.median(seconds["library"]) if library is not None else None
     return Cost(
         name,
         answers,
+        None if called is None else round(answers / called, 1),
         round(answers / alone, 1),
         round(answers / pooled, 1),
         round(pooled / alone - 1, 3),
+        None if called is None else round(pooled / called - 1, 3),
         round(statistics.median(singles), 3),
         round(singles[int(0.99 * (len(singles) - 1))], 3),
     )
@@ -165,9 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in VERIFIERS:
         costs.append(cost_of(name, chosen.answers))
         cost = costs[-1]
+        library = "none" if cost.library_per_s is None else f"{cost.library_per_s:,.0f}/s ({cost.over_library:+.1%})"
         print(
-            f"{name:<20} direct {cost.direct_per_s:>9,.0f}/s  pool {cost.pool_per_s:>9,.0f}/s  "
-            f"overhead {cost.overhead:+7.1%}  p50 {cost.p50_ms:.2f} ms  p99 {cost.p99_ms:.2f} ms",
+            f"{name:<20} pool {cost.pool_per_s:>7,.0f}/s  term in process {cost.direct_per_s:>7,.0f}/s "
+            f"({cost.overhead:+.1%})  library {library}  p50 {cost.p50_ms:.2f} ms  p99 {cost.p99_ms:.2f} ms",
             flush=True,
         )
     stalled = hangs(chosen.answers, chosen.workers, chosen.seed)
@@ -177,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     finish(
         "rewards",
-        ratio=costs[0].overhead,
-        unit="the pool's overhead over calling math-verify directly, at batch, one child",
+        ratio=costs[0].over_library,
+        unit="the pool's overhead over calling math-verify directly on LaTeX, at batch, one child",
         rows=[*map(asdict, costs), asdict(stalled)],
         seed=chosen.seed,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-RUN_TIMEOUT_S = 1800
+RUN_TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
