@@ -80,3 +80,13 @@ def busy(response: Response) -> float:
     while time.process_time() < until:
         pass
     return 1.0
+
+
+def upset(text: str) -> None:
+    """Raises on one text in some ten million, if nobody looks at how far the others come."""
+    if text.startswith("####"):
+        rest = text.removeprefix("####")
+        if rest.startswith("<answer>"):
+            rest = rest.removeprefix("<answer>")
+            if rest.startswith("]"):
+                raise KeyError(rest)
