@@ -61,16 +61,20 @@ def by_marker(text: str, marker: str) -> str | None:
 
 
 def stated_answer(text: str) -> str | None:
-    r"""The first found of: the last box; the line after the last ``####``; what the last ``<answer>`` tags hold; what
-    follows the last "answer:" or "answer is"."""
-    marked = after_last(text, "####")
-    found = (
-        last_boxed(text),
-        first_line(marked) if marked is not None else None,
-        inside_last_tag(text, "<answer>", "</answer>"),
-        after_answer_word(text),
-    )
+    r"""The first found of: the last box; the line after the last ``####``; what the last ``<answer>`` tags hold, which
+    may be a sentence; what follows the last "answer:" or "answer is"."""
+    found = (place(text) for place in (last_boxed, _after_hashes, _inside_answer_tags, after_answer_word))
     return next((answer for answer in found if answer is not None), None)
+
+
+def _after_hashes(text: str) -> str | None:
+    marked = after_last(text, "####")
+    return None if marked is None else first_line(marked)
+
+
+def _inside_answer_tags(text: str) -> str | None:
+    inside = inside_last_tag(text, "<answer>", "</answer>")
+    return inside if inside is None else after_answer_word(inside) or inside
 
 
 def first_line(text: str) -> str | None:

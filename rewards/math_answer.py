@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-from rewards.extraction import after_answer_word, after_last, first_line, last_boxed, last_line
+from rewards.extraction import after_last, first_line, last_boxed, last_line, stated_answer
 from rewards.math_notation import rewritten, scale_words
 from rewards.registry import Example, term
 from rewards.response import Response
@@ -42,9 +42,10 @@ _EXTRACTION = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConf
 def math_reward(response: Response) -> float:
     r"""1.0 where the answer equals the reference, 0.0 otherwise.
 
-    The answer is the first found of: the last ``\boxed{}``; the line after the last ``####``; what follows the last
-    "answer:" or "answer is"; the last formula or number of the last line. The last of these is a guess, so it is not
-    made for an answer that was cut off in the middle, or in the middle of a box.
+    The answer is the first found of: the last ``\boxed{}``; the line after the last ``####``; what the last
+    ``<answer>`` tags hold; what follows the last "answer:" or "answer is"; the last formula or number of the last line.
+    The last of these is a guess, so it is not made for an answer that was cut off in the middle, or in the middle of a
+    box.
 
     Raises: ValueError where the response has no reference.
     """
@@ -60,15 +61,9 @@ def math_reward(response: Response) -> float:
 
 
 def _final_answer(text: str, *, guess: bool) -> str | None:
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
-    marked = after_last(text, "####")
-    if marked is not None:
-        return first_line(marked)
-    named = after_answer_word(text)
-    if named is not None:
-        return named
+    stated = stated_answer(text)
+    if stated is not None:
+        return stated
     line = last_line(text) if guess else None
     return None if line is None else _guessed_from(line)
 

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from rewards.extraction import after_answer_word, after_last, first_line, inside_last_tag, last_boxed, last_line
+from rewards.extraction import last_line, stated_answer
 from rewards.registry import Example, RefusedOptionError, term
 from rewards.response import Response
 
@@ -30,17 +30,10 @@ def multiple_choice_reward(response: Response, *, letters: str = "ABCDE") -> flo
 
 
 def _choice(response: Response, letters: str) -> str | None:
-    text = response.text
-    marked = after_last(text, "####")
-    for found in (
-        last_boxed(text),
-        inside_last_tag(text, "<answer>", "</answer>"),
-        None if marked is None else first_line(marked) or "",
-        after_answer_word(text),
-    ):
-        if found is not None:
-            return _opening(found, letters)
-    line = None if response.truncated else last_line(text)
+    stated = stated_answer(response.text)
+    if stated is not None:
+        return _opening(stated, letters)
+    line = None if response.truncated else last_line(response.text)
     alone = set() if line is None else _alone(line, letters)
     return alone.pop() if len(alone) == 1 else None
 

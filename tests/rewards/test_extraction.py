@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.extraction import after_answer_word, after_last, by_marker, inside_last_tag, last_boxed, last_line
+from rewards.extraction import (
+    after_answer_word,
+    after_last,
+    by_marker,
+    inside_last_tag,
+    last_boxed,
+    last_line,
+    stated_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +62,19 @@ def test_tags_markers_and_words() -> None:
     assert after_answer_word("The answer is: 4.\n**Answer:** \n 5 apples\nbye") == "5 apples"
     assert after_answer_word("answers vary") is None
     assert last_line("a\n b \n\n") == "b"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<answer>1</answer> #### 2 and \boxed{3}", "3"),
+        ("<answer>1</answer> #### 2\n3", "2"),
+        ("<think>the answer is 0</think><answer> 1 </answer>", "1"),
+        ("<answer>So the answer is: 1</answer>", "1"),
+        ("<answer>1", None),
+        ("the answer is 1\n####", "1"),
+        ("1", None),
+    ],
+)
+def test_the_surest_mark_states_the_answer(text: str, answer: str | None) -> None:
+    assert stated_answer(text) == answer

@@ -28,7 +28,17 @@ FALSE_POSITIVES = {
 FALSE_NEGATIVES = {
     ("6.02e23", r"\boxed{602 \times 10^{21}}"),
     (r"\ln 2", r"\boxed{\log_e 2}"),
+    ("72", "<answer>She sold 72 clips in all</answer>"),
 }
+GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
+DRESSES = (
+    "#### {}",
+    "The answer is {}.",
+    r"\boxed{{{}}}",
+    "<answer>{}</answer>",
+    "**Answer:** ${}",
+    r"Therefore it is \$\boxed{{{}}} in all.",
+)
 
 
 def verdict(row: dict[str, str]) -> bool:
@@ -41,6 +51,21 @@ def test_what_is_wrong_is_known() -> None:
     wrong = {True: FALSE_POSITIVES, False: FALSE_NEGATIVES}
     for said, known in wrong.items():
         assert {(r["answer"], r["response"]) for r, got in found if got == said and r["right"] != said} == known
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_worked_solutions_of_people_are_right_for_their_own_problem_alone(dress: str) -> None:
+    """7,473 of them; the work before the answer is full of other numbers."""
+    if not GSM8K.exists():
+        pytest.skip(f"GSM8K is not at {GSM8K}")
+    solutions = [json.loads(line)["answer"].split("####") for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    numbers = [number.strip() for _, number in solutions]
+    values = [Fraction(number.replace(",", "")) for number in numbers]
+    for place, (work, _) in enumerate(solutions):
+        text = work + dress.format(numbers[place])
+        assert math_reward(Response("s", "q", text, numbers[place])) == 1.0, text
+        if values[place - 1] != values[place]:
+            assert math_reward(Response("s", "q", text, numbers[place - 1])) == 0.0, text
 
 
 @pytest.mark.slow
