@@ -15,6 +15,7 @@ from functools import partial
 from rewards.compose import Reward
 from rewards.confinement import die_with_parent, install_guard, limit_memory
 from rewards.entries import RewardSetupError, one_line
+from rewards.frame_room import with_room
 from rewards.lives import live
 from rewards.response import Score
 from rewards.settings import RewardSettings
@@ -89,4 +90,4 @@ def _score(reward: Reward, mark: TermMark, request: ScoreRequest, channel: Chann
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]))
+    with_room(partial(main, *map(int, sys.argv[1:4])))

@@ -1,7 +1,7 @@
 """Does it learn? The main algorithms on the quickstart's task, from one checkpoint, beside TRL's GRPO.
 
     make bench NAME=learning         or   python -m tests.benchmarks.learning [--steps 25] [--repeats 3] [--only grpo]
-                                                                              [--rows FILE]
+                                                                              [--rows FILE] [--held-out 128]
 
 Every run trains the quickstart's model with the quickstart's settings; only those named in `METHODS` differ, and no
 group is filtered away, so that after equally many steps every run has seen equally many samples. TRL's GRPOTrainer gets
@@ -34,22 +34,22 @@ from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import RUN_TIMEOUT_S, WholeRun, train_quickstart
 
 SYNCHRONOUS = "grpo, synchronous"
-METHODS: Mapping[str, Sequence[str]] = {
-    SYNCHRONOUS: ("rollout.max_staleness=0",),
-    "grpo": (),
-    "dr_grpo": ("algorithm.advantage=dr_grpo",),
-    "rloo": ("algorithm.advantage=rloo",),
-    "reinforce++": ("algorithm.advantage=dr_grpo", "algorithm.advantage_norm=batch_std"),
-    "max_rl": ("algorithm.advantage=max_rl",),
-    "gspo": (
-        "algorithm.surrogate=gspo",
-        "algorithm.aggregation=sequence",
-        "algorithm.clip_low=0.003",
-        "algorithm.clip_high=0.004",
-    ),
-    "cispo": ("algorithm.surrogate=cispo",),
-    "sapo": ("algorithm.surrogate=sapo",),
-    "nft": ("algorithm.surrogate=nft",),
+METHODS: Mapping[str, Mapping[str, object]] = {
+    SYNCHRONOUS: {"rollout.max_staleness": 0},
+    "grpo": {},
+    "dr_grpo": {"algorithm.advantage": "dr_grpo"},
+    "rloo": {"algorithm.advantage": "rloo"},
+    "reinforce++": {"algorithm.advantage": "dr_grpo", "algorithm.advantage_norm": "batch_std"},
+    "max_rl": {"algorithm.advantage": "max_rl"},
+    "gspo": {
+        "algorithm.surrogate": "gspo",
+        "algorithm.aggregation": "sequence",
+        "algorithm.clip_low": 0.003,
+        "algorithm.clip_high": 0.004,
+    },
+    "cispo": {"algorithm.surrogate": "cispo"},
+    "sapo": {"algorithm.surrogate": "sapo"},
+    "nft": {"algorithm.surrogate": "nft"},
 }
 """What a recipe sets to use a method; clip ranges of GSPO as in its paper (arXiv 2507.18071)."""
 PEER, PEER_VARIANT = "TRL GRPO", "float32"
@@ -65,24 +65,27 @@ class Measured:
     Attributes:
         rewards: mean reward of the samples of each training step.
         held_out: share of held-out prompts solved before and after training.
+        prompts: how many those are.
     """
 
     method: str
     seed: int
     rewards: list[float]
     held_out: list[float]
+    prompts: int = 128
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--held-out", type=int, default=128, help="prompts that judge; many tell ends further apart")
     parser.add_argument("--only", nargs="+", choices=[*METHODS, PEER], default=[*METHODS, PEER])
     parser.add_argument("--figure", type=Path, help="draw the rewards into this SVG file")
     parser.add_argument("--rows", type=Path, help="JSON lines: runs found here are not made again, new ones are added")
     arguments = parser.parse_args()
     model = ensure_starter(None, lambda report: None)
-    before = known_rows(arguments.rows, arguments.steps) if arguments.rows else {}
+    before = known_rows(arguments.rows, arguments.steps, arguments.held_out) if arguments.rows else {}
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(arguments.repeats):
@@ -90,7 +93,8 @@ def main() -> None:
                 row = before.get((method, seed))
                 if row is None:
                     run = trained_by_peer if method == PEER else trained
-                    row = run(method, model, Path(scratch) / f"{len(rows)}", steps=arguments.steps, seed=seed)
+                    settings = settings_of(model, method, arguments.steps, seed, arguments.held_out)
+                    row = Measured(method, seed, *run(settings, Path(scratch) / f"{len(rows)}"), arguments.held_out)
                     if arguments.rows:
                         with arguments.rows.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(asdict(row)) + "\n")
@@ -110,36 +114,37 @@ def main() -> None:
     )
 
 
-def known_rows(path: Path, steps: int) -> dict[tuple[str, int], Measured]:
-    """What was measured before over as many steps, by method and seed."""
+def known_rows(path: Path, steps: int, prompts: int) -> dict[tuple[str, int], Measured]:
+    """What was measured before over as many steps and held-out prompts, by method and seed."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [Measured(**json.loads(line)) for line in lines]
-    return {(row.method, row.seed): row for row in rows if len(row.rewards) == steps}
+    return {(row.method, row.seed): row for row in rows if len(row.rewards) == steps and row.prompts == prompts}
 
 
-def settings_of(model: Path, method: str, *, steps: int, seed: int) -> list[str]:
-    return [
-        f"model={model}",
-        f"seed={seed}",
-        f"trainer.steps={steps}",
-        "algorithm.drop_zero_variance=false",
-        *METHODS.get(method, ()),
-    ]
+def settings_of(model: Path, method: str, steps: int, seed: int, prompts: int) -> dict[str, object]:
+    return {
+        "model": model,
+        "seed": seed,
+        "trainer.steps": steps,
+        "data.eval_size": prompts,
+        "algorithm.drop_zero_variance": "false",
+        **METHODS.get(method, {}),
+    }
 
 
-def trained(method: str, model: Path, folder: Path, *, steps: int, seed: int) -> Measured:
-    """By Paceline."""
-    ran = train_quickstart(settings_of(model, method, steps=steps, seed=seed), folder / "run")
-    return Measured(method, seed, [round(row["reward"], 4) for row in ran.steps], held_out(ran))
+def trained(settings: Mapping[str, object], folder: Path) -> tuple[list[float], list[float]]:
+    """By Paceline. Returns: the rewards by step, and the share of held-out prompts solved before and after."""
+    ran = quickstart(settings, folder / "run")
+    return [round(row["reward"], 4) for row in ran.steps], held_out(ran)
 
 
-def trained_by_peer(method: str, model: Path, folder: Path, *, steps: int, seed: int) -> Measured:
+def trained_by_peer(settings: Mapping[str, object], folder: Path) -> tuple[list[float], list[float]]:
     """By TRL on the recipe that Paceline's GRPO runs; what it learned is judged by an untrained run of Paceline."""
-    before = judged(model, folder / "before", seed=seed, settings=settings_of(model, method, steps=steps, seed=seed))
+    before = judged(settings, folder / "before")
     recipe, learned = before.folder / "config.yaml", folder / "model"
-    command = [sys.executable, "-m", "tests.benchmarks.trl_peer", str(recipe), str(model), PEER_VARIANT]
+    command = [sys.executable, "-m", "tests.benchmarks.trl_peer", str(recipe), str(settings["model"]), PEER_VARIANT]
     done = subprocess.run(
-        [*command, str(folder / "trl"), "--steps", str(steps), "--save", str(learned)],
+        [*command, str(folder / "trl"), "--steps", str(settings["trainer.steps"]), "--save", str(learned)],
         capture_output=True,
         text=True,
         timeout=RUN_TIMEOUT_S,
@@ -148,14 +153,17 @@ def trained_by_peer(method: str, model: Path, folder: Path, *, steps: int, seed:
     if done.returncode != 0:
         raise SystemExit(f"TRL failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     rewards = json.loads(done.stdout.splitlines()[-1])["rewards"]
-    after = judged(learned, folder / "after", seed=seed)
-    ends = [held_out(before)[0], held_out(after)[0]]
-    return Measured(method, seed, [round(reward, 4) for reward in rewards], ends)
+    after = judged({**settings, "model": learned}, folder / "after")
+    return [round(reward, 4) for reward in rewards], [held_out(before)[0], held_out(after)[0]]
 
 
-def judged(model: Path, run_dir: Path, *, seed: int, settings: Sequence[str] = ()) -> WholeRun:
+def judged(settings: Mapping[str, object], run_dir: Path) -> WholeRun:
     """A run of one step: its accuracy at the start is the model's own."""
-    return train_quickstart([*settings, f"model={model}", f"seed={seed}", "trainer.steps=1"], run_dir)
+    return quickstart({**settings, "trainer.steps": 1}, run_dir)
+
+
+def quickstart(settings: Mapping[str, object], run_dir: Path) -> WholeRun:
+    return train_quickstart([f"{name}={value}" for name, value in settings.items()], run_dir)
 
 
 def held_out(ran: WholeRun) -> list[float]:

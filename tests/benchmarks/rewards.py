@@ -7,8 +7,8 @@ the library that it stands on (math-verify's `parse` and `verify` of the whole a
 one by one and without a limit, which is how trainers with rewards as plain functions do it (TRL, verl). The ways take
 turns, several times, and the medians are compared. Reported: verifications per second of each, the pool's overhead at
 batch over both (one child, so that it is not hidden by a second core), the latency of single answers through the pool,
-and, for the mathematics, what becomes of the pool when one answer in a hundred never comes to an end: there
-the calls in process stand still for good.
+and, for the mathematics, what becomes of the pool when one answer in a hundred never comes to an end, because it waits
+for something, or because it computes: there the calls in process stand still for good.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from tests.benchmarks.report import finish
 CORPUS = Path(__file__).parents[1] / "rewards" / "corpus" / "math.jsonl"
 ROUNDS = 5
 SINGLES = 200
-HANGING = r"\boxed{10^{10^{10}}}"
 EVERY = 100
 """One answer in so many hangs."""
 DEADLINE_S = 1.0
+HANG_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Hangs:
-    """Throughput with and without answers that hang."""
+    """Throughput with and without answers that hang.
 
-    verifier: str
+    Attributes:
+        kept: the one over the other; the median of the turns.
+    """
+
+    kind: str
     deadline_s: float
     workers: int
     clean_per_s: float
@@ -176,22 +180,36 @@ def cost_of(name: str, answers: int) -> Cost:
     )
 
 
-def hangs(answers: int, workers: int, seed: int) -> Hangs:
-    """The mathematics with one answer in `EVERY` that never ends."""
+HANGS: dict[str, tuple[list[object], Response]] = {
+    "waits": (
+        ["math", {"name": "tests.rewards.misbehaving:stuck", "weight": 0}],
+        Response("0", "stuck", r"\boxed{72}", "72"),
+    ),
+    "computes": (["math"], Response("0", "q", r"\boxed{10^{10^{10}}}", "72")),
+}
+"""Terms, and an answer that hangs there."""
+
+
+def hangs(kind: str, answers: int, workers: int, seed: int) -> Hangs:
+    """The mathematics with one answer in `EVERY` that never ends; clean and spoilt answers take turns."""
+    terms, spoiler = HANGS[kind]
     responses = latex(answers)
-    places = random.Random(seed).sample(range(answers), answers // EVERY)
-    spoilt = [_numbered(n, HANGING, "72") if n in set(places) else r for n, r in enumerate(responses)]
-    settings = RewardSettings.model_validate({"terms": ["math"], "workers": workers, "deadline_s": DEADLINE_S})
+    places = set(random.Random(seed).sample(range(answers), answers // EVERY))
+    spoilt = [spoiler if n in places else response for n, response in enumerate(responses)]
+    settings = RewardSettings.model_validate({"terms": terms, "workers": workers, "deadline_s": DEADLINE_S})
+    clean, hanging = [], []
     with ChildPool(settings) as pool:
         pool.warm_up()
         pool.score(responses[: answers // 10])
-        clean = statistics.median(_timed(lambda: pool.score(responses)) for _ in range(3))
-        started = time.perf_counter()
-        scores = pool.score(spoilt)
-        hanging = time.perf_counter() - started
-    assert sum(score.failure is not None for score in scores) >= len(places) // 2, "the answers did not hang"
-    rates = answers / clean, answers / hanging
-    return Hangs("math, LaTeX", DEADLINE_S, workers, *(round(rate, 1) for rate in rates), round(rates[1] / rates[0], 3))
+        for _ in range(HANG_TURNS):
+            clean.append(_timed(lambda: pool.score(responses)))
+            started = time.perf_counter()
+            scores = pool.score(spoilt)
+            hanging.append(time.perf_counter() - started)
+            assert sum(score.failure is not None for score in scores) >= len(places) // 2, "the answers did not hang"
+    kept = statistics.median(ours / theirs for ours, theirs in zip(clean, hanging, strict=True))
+    rates = (answers / statistics.median(seconds) for seconds in (clean, hanging))
+    return Hangs(kind, DEADLINE_S, workers, *(round(rate, 1) for rate in rates), round(kept, 3))
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -216,16 +234,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"({cost.overhead:+.1%})  library {library}  p50 {cost.p50_ms:.2f} ms  p99 {cost.p99_ms:.2f} ms",
             flush=True,
         )
-    stalled = hangs(chosen.answers, chosen.workers, chosen.seed)
-    print(
-        f"one answer in {EVERY} hangs: {stalled.hanging_per_s:,.0f}/s of {stalled.clean_per_s:,.0f}/s "
-        f"({stalled.kept:.0%}) at a deadline of {DEADLINE_S:g} s"
-    )
+    stalled = [hangs(kind, chosen.answers, chosen.workers, chosen.seed) for kind in HANGS]
+    for stall in stalled:
+        print(
+            f"one answer in {EVERY} hangs, it {stall.kind}: {stall.hanging_per_s:,.0f}/s of {stall.clean_per_s:,.0f}/s "
+            f"({stall.kept:.0%}) at a deadline of {DEADLINE_S:g} s"
+        )
     finish(
         "rewards",
         ratio=costs[0].over_library,
         unit="the pool's overhead over calling math-verify directly on LaTeX, at batch, one child",
-        rows=[*map(asdict, costs), asdict(stalled)],
+        rows=[*map(asdict, costs), *map(asdict, stalled)],
         seed=chosen.seed,
     )
 

@@ -82,6 +82,13 @@ def busy(response: Response) -> float:
     return 1.0
 
 
+def stuck(response: Response) -> float:
+    """Waits for something that never comes, where the question says so."""
+    if response.question == "stuck":
+        time.sleep(600)
+    return 0.0
+
+
 def upset(text: str) -> None:
     """Raises on one text in some ten million, if nobody looks at how far the others come."""
     if text.startswith("####"):
