@@ -35,7 +35,9 @@ _STACK = 64 * _MIB
 """Of a Python program's main thread: recursive solutions raise the recursion limit and trust the stack to follow."""
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
-_SIGINT, _SIGKILL, _SIGXCPU = 2, 9, 24
+_SIGKILL, _SIGPIPE, _SIGXCPU = 9, 13, 24
+_SIGNALS = [number for number in range(1, 32) if number != _SIGPIPE]
+"""That have their usual effect in the sandbox; a broken pipe Python tells by itself."""
 _CAPABILITY_VERSION, _LAST_CAPABILITY = 0x20080522, 63  # linux/capability.h
 
 RunSpec = tuple[str | None, str | None, tuple[str, ...], bytes]
@@ -110,7 +112,10 @@ def lock_down(spec: Spec) -> None:
     _checked(libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
     _checked(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
     _checked(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
-    libc.signal(_SIGINT, None)  # Python's own handler would make it the one signal that process 1 hears from inside
+    # Python's own handler would make SIGINT the one signal that process 1 hears from inside; and what is ignored here,
+    # as under nohup, the programs would ignore too.
+    for number in _SIGNALS:
+        libc.signal(number, None)
     _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)

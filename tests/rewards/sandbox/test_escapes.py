@@ -6,6 +6,7 @@ Each says on its stdout what it managed, so that an attempt that never ran canno
 # ruff: noqa: E501 - programs stand on one line each
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -501,6 +502,17 @@ def test_any_bytes_come_through(box: Sandbox) -> None:
 def test_the_signal_that_ended_it_is_told(box: Sandbox, number: int) -> None:
     outcome = run(box, f"import os, signal; signal.signal(2, 0); signal.signal(13, 0); os.kill(os.getpid(), {number})")
     assert (outcome.end, outcome.status) == (End.SIGNAL, number)
+
+
+def test_a_signal_that_the_host_ignores_as_under_nohup_is_not_ignored_inside(box: Sandbox) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    another = type(box)()
+    try:
+        outcome = run(another, "import os; os.kill(os.getpid(), 1)")
+    finally:
+        another.close()
+        signal.signal(signal.SIGHUP, before)
+    assert (outcome.end, outcome.status) == (End.SIGNAL, 1)
 
 
 def test_a_crash_of_the_interpreter_is_the_programs(box: Sandbox) -> None:
