@@ -32,8 +32,11 @@ def gpus_in_reach(settings: RaySettings) -> int:
     return int(sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
 
 
-def join(address: str) -> None:
+def join(address: str, setting: str = "ray.address") -> None:
     """Be a driver of this cluster; nothing is done by one that is.
+
+    Args:
+        setting: what gave the address, for whoever has to change it.
 
     Raises:
         SettingError: nobody answers, it wants another token, or it has another version of Ray or Python.
@@ -43,13 +46,13 @@ def join(address: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if (fault := unreachable(address)) is not None:
-        raise SettingError("ray.address", fault, "check it with `ray status`")
+        raise SettingError(setting, fault, "check it with `ray status`")
     try:
         ray.init(address=address, **QUIET)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         said = " ".join(str(error).split())[:LONGEST]
         fix = "check it with `ray status`, and that token and versions are the same here and there"
-        raise SettingError("ray.address", f"{address} cannot be joined: {said}", fix) from None
+        raise SettingError(setting, f"{address} cannot be joined: {said}", fix) from None
 
 
 def unreachable(address: str) -> str | None:

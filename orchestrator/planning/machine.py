@@ -66,17 +66,13 @@ def cluster(address: str) -> Machine:
     """Ask a Ray cluster what it has; joins it and leaves it again.
 
     Raises:
-        SettingError: nothing answers there, or it does not say what its GPUs are.
+        SettingError: it cannot be joined, or does not say what its GPUs are.
     """
     import ray
 
-    from learners.errors import first_line
+    from orchestrator.joining import join
 
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = f"no cluster answers ({first_line(error)})"
-        raise SettingError("--address", reason, "check it with `ray status`") from None
+    join(address, "--address")
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

@@ -3,7 +3,7 @@
 import platform
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
@@ -148,14 +148,6 @@ def test_an_address_that_nobody_serves_is_one_fault() -> None:
     (finding,) = cluster.check_cluster(f"127.0.0.1:{port}", Path("runs"))
     assert finding.status == "fault"
     assert "nothing answers" in finding.detail
-
-
-@pytest.fixture
-def two_nodes() -> Iterator[Cluster]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    yield nodes
-    nodes.shutdown()
 
 
 @pytest.mark.slow
