@@ -78,38 +78,31 @@ def placing(bundles: Sequence[Wanted], nodes: Mapping[str, Amounts]) -> list[str
     Args:
         nodes: by name, what each has left.
     """
-    if len(bundles) > MOST_BUNDLES:
+    search = _searched([bundle.resources() for bundle in bundles], list(nodes.values()))
+    if search is None or not search.succeeded:
         return None
-    asked = [bundle.resources() for bundle in bundles]
-    names, order, sizes = _by_size(asked)
-    rooms = {node: _room(amounts, names) for node, amounts in nodes.items()}
-    search = _Search(sizes)
-    if not search.places(0, tuple(sorted(rooms.values()))):
-        return None
+    left = dict(zip(nodes, search.rooms, strict=True))
     places = [""] * len(bundles)
-    for bundle, (before, after) in zip(order, search.path(), strict=True):
-        places[bundle] = next(node for node, room in rooms.items() if room == before)
-        rooms[places[bundle]] = after
+    for bundle, (before, after) in zip(search.order, search.path(), strict=True):
+        places[bundle] = next(node for node, room in left.items() if room == before)
+        left[places[bundle]] = after
     return places
 
 
 def _unplaced(asked: Sequence[Amounts], nodes: Sequence[Amounts]) -> int | None:
     """A bundle that has no place once the larger ones have theirs; None where all have one, or nobody knows."""
+    search = _searched(asked, nodes)
+    if search is None or search.succeeded or search.trials > MOST_TRIALS:
+        return None
+    return search.order[search.deepest]
+
+
+def _searched(asked: Sequence[Amounts], nodes: Sequence[Amounts]) -> "_Search | None":
+    """The search for places, ended; None where there are too many bundles to begin it."""
     if len(asked) > MOST_BUNDLES:
         return None
-    names, order, sizes = _by_size(asked)
-    search = _Search(sizes)
-    if search.places(0, tuple(sorted(_room(node, names) for node in nodes))) or search.trials > MOST_TRIALS:
-        return None
-    return order[search.deepest]
-
-
-def _by_size(asked: Sequence[Amounts]) -> tuple[list[str], list[int], list[_Size]]:
-    """The resources beside GPUs, the bundles with the largest first, and their sizes in that order."""
     names = [name for name in _named(asked) if name != "GPU"]
-    sizes = [_size(one, names) for one in asked]
-    order = sorted(range(len(sizes)), key=lambda place: sizes[place], reverse=True)
-    return names, order, [sizes[place] for place in order]
+    return _Search([_size(one, names) for one in asked], [_room(node, names) for node in nodes])
 
 
 def _size(asked: Amounts, names: Sequence[str]) -> _Size:
@@ -123,15 +116,24 @@ def _room(node: Amounts, names: Sequence[str]) -> _Room:
 
 
 class _Search:
-    """Depth first, the largest bundle first; what led nowhere is not tried again."""
+    """Depth first, the largest bundle first; what led nowhere is not tried again.
 
-    def __init__(self, sizes: Sequence[_Size]) -> None:
-        self._sizes = sizes
+    Attributes:
+        order: the bundles, the largest first.
+        rooms: of the nodes, before anything lies on them.
+        deepest: place in `order` of the first bundle that never had a place.
+    """
+
+    def __init__(self, sizes: Sequence[_Size], rooms: Sequence[_Room]) -> None:
+        self.order = sorted(range(len(sizes)), key=lambda bundle: sizes[bundle], reverse=True)
+        self.rooms = rooms
+        self._sizes = [sizes[bundle] for bundle in self.order]
         self._nowhere: set[tuple[int, tuple[_Room, ...]]] = set()
         self._taken: list[tuple[_Room, _Room]] = []
         self.trials = self.deepest = 0
+        self.succeeded = self._places(0, tuple(sorted(rooms)))
 
-    def places(self, number: int, rooms: tuple[_Room, ...]) -> bool:
+    def _places(self, number: int, rooms: tuple[_Room, ...]) -> bool:
         """Whether the bundles from this one on have places in these rooms, which are sorted."""
         if number == len(self._sizes):
             return True
@@ -143,7 +145,7 @@ class _Search:
             for left in _after(room, self._sizes[number]):
                 others = list(rooms)
                 others.remove(room)
-                if self.places(number + 1, tuple(sorted([*others, left]))):
+                if self._places(number + 1, tuple(sorted([*others, left]))):
                     self._taken.append((room, left))
                     return True
         self._nowhere.add((number, rooms))

@@ -104,6 +104,10 @@ class HandMade:
             return host
         return [*host, "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
 
+    def training(self, recipe: Path, *options: str) -> list[str]:
+        """The command that trains this recipe here."""
+        return [sys.executable, "-m", "deploy", "train", str(recipe), f"ray.address={self.address}", *options]
+
     def start_head(self, *options: str, cpus: float = 2) -> Node:
         head = ["--head", "--port", str(self.port), "--dashboard-port", str(self.dashboard_port)]
         temporary = ["--temp-dir", str(self.folder), "--ray-client-server-port", str(free_port())]

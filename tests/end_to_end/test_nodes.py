@@ -41,7 +41,7 @@ def three_nodes(cluster: HandMade) -> dict[str, Node]:
 
 def train(cluster: HandMade, recipe: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy", "train", str(recipe), f"ray.address={cluster.address}", *options],
+        cluster.training(recipe, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,9 +67,8 @@ def recipe(write_recipe: WriteRecipe) -> Path:
 
 
 def train(cluster: HandMade, recipe: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "deploy", "train", str(recipe), f"ray.address={cluster.address}"]
     return subprocess.run(
-        [*cluster.inside(ADDRESSES[0]), *command],
+        [*cluster.inside(ADDRESSES[0]), *cluster.training(recipe)],
         cwd=ROOT,
         env=cluster.environ(),
         capture_output=True,

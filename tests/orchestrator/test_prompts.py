@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from orchestrator.data.prompts import DataSettings, Prompt, PromptSource, open_source, prompt_text, render
 from orchestrator.errors import SettingError
+from tests.gsm8k import gsm8k
 
-GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
 ROWS = [
     {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}", "level": n % 3} for n in range(40)
 ]
@@ -139,9 +139,7 @@ class TestFiles:
         assert [prompt.reference for prompt in draw(source, 2)] == [None, None]
 
     def test_gsm8k_as_published(self) -> None:
-        if not GSM8K.exists():
-            pytest.skip(f"GSM8K is not at {GSM8K}")
-        source = open_source(data(path=str(GSM8K), answer_pattern="#### (.+)", eval_size=256), seed=0)
+        source = open_source(data(path=str(gsm8k()), answer_pattern="#### (.+)", eval_size=256), seed=0)
         prompts = [*source.eval_prompts(), *draw(source, 7473 - 256)]
         assert len({prompt.question for prompt in prompts}) == 7473
         assert all(prompt.reference and "\n" not in prompt.reference for prompt in prompts)

@@ -7,6 +7,7 @@ breaking it. Ends with 0 after `-runs`; what upsets a term is shown, kept under 
 another code.
 """
 
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -50,10 +51,10 @@ def target(named: str) -> Callable[[bytes], None]:
         return one_of(any_text.LISTENERS, lambda name, text: any_text.hear(name, text, text))
     if named == "extraction":
         return lambda data: any_text.extract(text_of(atheris.FuzzedDataProvider(data)))
-    with atheris.instrument_imports(include=[named.partition(":")[0]]):
-        module = __import__(named.partition(":")[0], fromlist=["_"])
-    told: Callable[[str], object] = getattr(module, named.partition(":")[2])
-    return lambda data: told(text_of(atheris.FuzzedDataProvider(data))) and None
+    name, _, function = named.partition(":")
+    with atheris.instrument_imports(include=[name]):
+        told: Callable[[str], None] = getattr(importlib.import_module(name), function)
+    return lambda data: told(text_of(atheris.FuzzedDataProvider(data)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rewards.math_answer import math_reward
 from rewards.math_notation import repeating_decimal, rewritten, scale_words
 from rewards.response import Response
 from rewards.settings import RewardSettings
+from tests.gsm8k import gsm8k
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "corpus" / "math.jsonl").read_text().splitlines()]
 HUGE = [row for row in ROWS if row["kind"] == "huge"]
@@ -30,7 +31,6 @@ FALSE_NEGATIVES = {
     (r"\ln 2", r"\boxed{\log_e 2}"),
     ("72", "<answer>She sold 72 clips in all</answer>"),
 }
-GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
 DRESSES = (
     "#### {}",
     "The answer is {}.",
@@ -56,9 +56,7 @@ def test_what_is_wrong_is_known() -> None:
 @pytest.mark.parametrize("dress", DRESSES)
 def test_worked_solutions_of_people_are_right_for_their_own_problem_alone(dress: str) -> None:
     """7,473 of them; the work before the answer is full of other numbers."""
-    if not GSM8K.exists():
-        pytest.skip(f"GSM8K is not at {GSM8K}")
-    solutions = [json.loads(line)["answer"].split("####") for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    solutions = [json.loads(line)["answer"].split("####") for line in gsm8k().read_text(encoding="utf-8").splitlines()]
     numbers = [number.strip() for _, number in solutions]
     values = [Fraction(number.replace(",", "")) for number in numbers]
     for place, (work, _) in enumerate(solutions):

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import pytest
 import reasoning_gym
@@ -13,8 +12,7 @@ from rewards.format_term import format_reward
 from rewards.math_answer import math_reward
 from rewards.reasoning_gym_task import reasoning_gym_reward
 from rewards.response import Response
-
-GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
+from tests.gsm8k import gsm8k
 
 
 def math(text: str, reference: str, *, truncated: bool = False) -> float:
@@ -121,9 +119,7 @@ def test_any_fraction_as_latex(above: int, below: int) -> None:
 
 
 def test_every_published_gsm8k_solution_is_right_by_its_own_reference() -> None:
-    if not GSM8K.exists():
-        pytest.skip(f"GSM8K is not at {GSM8K}")
-    rows = [json.loads(line) for line in GSM8K.read_text().splitlines()]
+    rows = [json.loads(line) for line in gsm8k().read_text().splitlines()]
     assert len(rows) == 7473
     for row in rows:
         reference = row["answer"].rpartition("#### ")[2]
