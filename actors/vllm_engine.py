@@ -36,7 +36,7 @@ from actors.engine import (
 from actors.speculation.drafter_check import check_drafter, check_manifest
 from actors.speculation.settings import LEARNED, SpeculationSettings
 from actors.speculation.step_record import StepRecord
-from actors.vllm_launch import import_vllm, launch
+from actors.vllm_launch import DRAFTS_OF_ANSWER, import_vllm, launch
 from actors.vllm_sampling import sampling_params
 from actors.weight_rendezvous import WeightTransferError
 from learners.weights import WeightManifest
@@ -61,6 +61,7 @@ class _Running:
     internal_id: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    drafts: Sequence[int] | None = None
     abort: bool = False
     restart: bool = False
 
@@ -231,6 +232,7 @@ class VllmEngine:
         llm = self._alive
         running.token_ids.clear()
         running.logprobs.clear()
+        running.drafts = None
         prompt = tokens_input(list(sequence_so_far(running.request)), cache_salt=self._salt)
         try:
             outputs = await self._call(llm.add_request(running.request.request_id, prompt, params))
@@ -244,6 +246,7 @@ class VllmEngine:
                     running.token_ids += piece.token_ids
                     running.logprobs += piece.logprobs.logprobs
                     if output.finished:
+                        running.drafts = (output.kv_transfer_params or {}).get(DRAFTS_OF_ANSWER)
                         return piece
             except asyncio.CancelledError:
                 await self._call(llm.abort(outputs.request_id, internal=True))
@@ -301,8 +304,10 @@ class VllmEngine:
     async def _speculated(self, running: _Running) -> Speculated:
         if self._speculation is None:
             return Speculated()
-        answer = await self._ask_scheduler("take_answer", running.internal_id)
-        drafted, accepted, *versions = cast("list[int]", answer)
+        drafts = running.drafts
+        if drafts is None:  # It was aborted: what vLLM returns then does not come from the scheduler.
+            drafts = cast("list[int]", await self._ask_scheduler("take_answer", running.internal_id))
+        drafted, accepted, *versions = drafts
         return Speculated(drafted, accepted, tuple(versions))
 
     async def _ask_scheduler(self, question: str, *arguments: int | str) -> object:

@@ -37,7 +37,7 @@ class SpeculationSettings:
     drafter: str | None = None
     lengths: tuple[int, ...] = (0, 1, 3)
     governor: str = "model_based"
-    governor_options: Mapping[str, float] = field(default_factory=dict)
+    governor_options: Mapping[str, float | str] = field(default_factory=dict)
     draft_sampling: Literal["greedy", "probabilistic"] = "greedy"
     acceptance: Literal["standard", "block", "fly", "synthetic"] = "standard"
     retained_mib: int = 64

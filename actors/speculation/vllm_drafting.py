@@ -161,10 +161,11 @@ class DeferredDrafting:
         spec_decode_metadata: SpecDecodeMetadata | None,
         common_attn_metadata: CommonAttentionMetadata,
         slot_mappings: object,
-    ) -> torch.Tensor:
-        """[requests, drafted tokens], as vLLM's own method returns them."""
+    ) -> torch.Tensor | list[list[int]]:
+        """[requests, drafted tokens], as vLLM's own method returns them; without any, as drafters on the host do."""
+        nothing: list[list[int]] = [[] for _ in range(common_attn_metadata.batch_size())]
         if self.trouble is not None:
-            return self._nothing(common_attn_metadata)
+            return nothing
         step = self._step(scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata)
         for request_id in scheduler_output.finished_req_ids:
             self._backlog.forget(request_id)
@@ -172,7 +173,7 @@ class DeferredDrafting:
             self._backlog.rewind(request_id, start)
         wanted = scheduler_output.num_spec_tokens_to_schedule > 0 or scheduler_output.drafting.attached
         if self.defer and not wanted and self._postpone(step):
-            return self._nothing(common_attn_metadata)
+            return nothing
         started = time.monotonic()
         try:
             if self._read_backlog(step):
@@ -193,7 +194,7 @@ class DeferredDrafting:
         if self.trouble is not None:
             self._runner._draft_probs = None
             self._backlog.clear()
-            return self._nothing(common_attn_metadata)
+            return nothing
         return drafts
 
     def weights_renewed(self, trouble: str | None) -> None:
@@ -366,9 +367,6 @@ class DeferredDrafting:
             self.trouble = NOT_FINITE
             logits = torch.zeros_like(logits)
         return logits
-
-    def _nothing(self, metadata: CommonAttentionMetadata) -> torch.Tensor:
-        return torch.empty(metadata.batch_size(), 0, dtype=torch.int64)
 
     @property
     def _shifted(self) -> bool:

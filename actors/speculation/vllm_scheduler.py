@@ -30,7 +30,7 @@ from actors.speculation.guarded_governor import GuardedGovernor
 from actors.speculation.settings import LEARNED, SpeculationSettings
 from actors.speculation.step_governor import StepGovernor, make_governor
 from actors.speculation.step_record import StepRecord
-from actors.vllm_launch import SPECULATION
+from actors.vllm_launch import DRAFTS_OF_ANSWER, SPECULATION
 
 _STEPS_KEPT = 4096
 _ANSWERS_KEPT = 8192
@@ -89,6 +89,8 @@ class _Governed(Scheduler):
         accepted = self._note_drafts(scheduler_output, model_runner_output)
         behind = self._note_behind(scheduler_output, model_runner_output)
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
+        for output in (one for client in outputs.values() for one in client.outputs if one.finished):
+            output.kv_transfer_params = {DRAFTS_OF_ANSWER: self.take_answer(output.request_id)}
         started, now = self._started.popleft(), time.monotonic()
         seconds, self._ended = now - max(started, self._ended), now
         running = len(scheduler_output.num_scheduled_tokens)
