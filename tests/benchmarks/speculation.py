@@ -2,24 +2,30 @@
 
     make bench NAME=speculation         or   python -m tests.benchmarks.speculation [--repeats 3]
 
-All engines (vLLM, bfloat16) are started first, one for each way of drafting, and take turns: for each number of running
-answers, each engine samples the same prompts, at temperature 1, for `SECONDS`, before the next number. An answer that
-ends makes room for the next prompt, so that as many run throughout: no long last answer weighs on the speed of many.
-An engine that waits for its turn computes nothing. The ratio of a row is against the engine without a drafter in the
-same turn.
+All engines (vLLM, bfloat16) are started first and take turns: for each number of running answers, each engine samples
+the same prompts, at temperature 1, for `SECONDS`, before the next number. An answer that ends makes room for the next
+prompt, so that as many run throughout: no long last answer weighs on the speed of many. An engine that waits for its
+turn computes nothing. What matters most is there in `TWINS`, since two engines of one kind differ in speed for as
+long as they live: engines without a drafter, with one that never learned, and with the trained one. In the latter the
+fixed draft lengths and the governor take turns in one and the same engine (`switched_governor`). The ratio of a row
+is against the mean of the engines without a drafter in the same turn.
+
 Two requirements are judged at the end: the governor against the best fixed draft length, and against no drafter,
-with the trained drafter and with one that never learned.
+with the trained drafter and with one that never learned. Which fixed length is best is seen in the odd turns when the
+even ones are judged, and the other way round: the best of several noisy figures is too good by chance.
 """
 
 import argparse
 import asyncio
 import random
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from itertools import count, cycle
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 
 import matplotlib
 
@@ -33,25 +39,43 @@ from actors.vllm_engine import VllmEngine
 from tests.benchmarks.deep_drafter import DeepDrafter, deep_drafter, started
 from tests.benchmarks.deep_target import LONGEST, deep_target, end_of_text, questions
 from tests.benchmarks.report import finish
+from tests.benchmarks.switched_governor import GOVERNED, Switch
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (0, 1, 2, 4)
-SECONDS = 3.0
+TWINS = 2
+SECONDS = 2.5
 """Of a turn."""
 PROMPTS = 64
 """Of a turn; when they are used up they come again, which takes an engine faster than any here."""
 GROUP = 4
 """Answers to each prompt, asked for one after the other: a drafter may learn from the first for the next."""
-COLOURS = ("#56B4E9", "#0072B2", "#004C73", "#E69F00", "#009E73", "#BBBBBB")
-NONE, GOVERNED, UNTRAINED = "no drafter", "governor", "governor, untrained drafter"
+NONE, SUFFIX, UNTRAINED = "no drafter", "suffix", "governor, untrained drafter"
+FIXED = (NONE, *(f"K={k}" for k in LENGTHS[1:]))
+COLOURS = {
+    **dict(zip(FIXED[1:], ("#56B4E9", "#0072B2", "#004C73"), strict=True)),
+    SUFFIX: "#E69F00",
+    GOVERNED: "#009E73",
+    UNTRAINED: "#BBBBBB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way of drafting in one engine, of those that are alike the `twin`-th; `switch` chooses among an engine's."""
+
+    way: str
+    twin: int
+    engine: VllmEngine
+    switch: Switch | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One turn of one engine.
+    """One turn of one contender.
 
     Attributes:
-        ratio: of tokens/s against the engine without a drafter in the same turn.
+        ratio: of tokens/s against the engines without a drafter in the same turn.
         acceptance_length: tokens that a pass brought each answer.
         time_by_k: share of the time spent in steps with each draft length.
         caught_up: share of the time in which the drafter read what it had left out.
@@ -59,6 +83,7 @@ class Measured:
     """
 
     way: str
+    twin: int
     running: int
     repeat: int
     tokens_per_s: float
@@ -71,40 +96,47 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--figure", type=Path, help="draw the ratios into this SVG file")
     arguments = parser.parse_args()
     target = deep_target()
     rows = asyncio.run(measure(target, deep_drafter(target), arguments.repeats))
-    conclude(rows, list(dict.fromkeys(row.way for row in rows)))
+    conclude(rows)
     if arguments.figure:
         draw(rows, arguments.figure)
 
 
 async def measure(target: Path, drafter: DeepDrafter, repeats: int) -> list[Measured]:
-    engines = {NONE: await started(target)}
-    for way, settings in ways(str(drafter.trained), str(drafter.untrained)).items():
-        engines[way] = await started(target, settings)
-    try:
-        return await turns(engines, target, repeats)
-    finally:
-        for engine in engines.values():
-            await engine.shutdown()
+    with tempfile.TemporaryDirectory() as scratch:
+        async with AsyncExitStack() as stack:
+            contenders = await all_started(target, drafter, Path(scratch), stack)
+            return await turns(contenders, target, repeats)
 
 
-def ways(trained: str, untrained: str) -> dict[str, SpeculationSettings]:
-    """Every way of drafting that is compared."""
-    eagle = SpeculationSettings("eagle", trained, LENGTHS)
-    fixed = {
-        f"K={k}": SpeculationSettings("eagle", trained, (0, k), governor="fixed", governor_options={"1": k})
-        for k in LENGTHS[1:]
-    }
-    return {
-        **fixed,
-        "suffix": SpeculationSettings("suffix", None, LENGTHS),
-        GOVERNED: eagle,
-        UNTRAINED: SpeculationSettings("eagle", untrained, LENGTHS),
-    }
+async def all_started(target: Path, drafter: DeepDrafter, scratch: Path, stack: AsyncExitStack) -> list[Contender]:
+    """Every way of drafting that is compared; `stack` shuts their engines down."""
+
+    async def engine(settings: SpeculationSettings | None = None) -> VllmEngine:
+        one = await started(target, settings)
+        stack.push_async_callback(one.shutdown)
+        return one
+
+    contenders = [Contender(SUFFIX, 0, await engine(SpeculationSettings("suffix", None, LENGTHS)))]
+    for twin in range(TWINS):
+        contenders.append(Contender(NONE, twin, await engine()))
+        untrained = SpeculationSettings("eagle", str(drafter.untrained), LENGTHS)
+        contenders.append(Contender(UNTRAINED, twin, await engine(untrained)))
+        switch = Switch(scratch / f"switch-{twin}", LENGTHS)
+        settings = SpeculationSettings(
+            "eagle",
+            str(drafter.trained),
+            LENGTHS,
+            governor="tests.benchmarks.switched_governor:switched",
+            governor_options={"switch": str(switch.path)},
+        )
+        trained = await engine(settings)
+        contenders += [Contender(way, twin, trained, switch) for way in switch.names]
+    return contenders
 
 
 def asked(target: Path, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -112,25 +144,30 @@ def asked(target: Path, count: int, seed: int) -> list[tuple[int, ...]]:
     return [prompt for prompt in questions(target, count // GROUP, seed) for _ in range(GROUP)]
 
 
-async def turns(engines: Mapping[str, VllmEngine], target: Path, repeats: int) -> list[Measured]:
-    """Every engine at every number of running answers, in turn; what the governors learn on the way they keep."""
+async def turns(contenders: Sequence[Contender], target: Path, repeats: int) -> list[Measured]:
+    """Every contender at every number of running answers, in turn; what the governors learn on the way they keep."""
     rows: list[Measured] = []
     end, chance = end_of_text(target), random.Random(0)
     for repeat in range(-1, repeats):  # the first round warms up, and is the governors' time to learn
         for running in BATCHES:
             prompts = asked(target, PROMPTS, seed=3 + repeat)
-            speeds: dict[str, tuple[float, Sequence[StepRecord]]] = {}
-            order = list(engines)
+            speeds: dict[int, tuple[float, Sequence[StepRecord]]] = {}
+            order = list(range(len(contenders)))
             chance.shuffle(order)  # the machine's speed drifts: no way shall always come first
-            for way in order:
-                speed = await tokens_per_s(engines[way], prompts, running, f"{repeat}/{running}", end, repeat)
-                speeds[way] = speed, (await engines[way].speculation_stats()).steps
+            for index in order:
+                one = contenders[index]
+                if one.switch is not None:
+                    one.switch.turn_to(one.way)
+                speed = await tokens_per_s(one.engine, prompts, running, f"{repeat}/{running}/{index}", end, repeat)
+                speeds[index] = speed, (await one.engine.speculation_stats()).steps
+            plain = fmean(speeds[index][0] for index in order if contenders[index].way == NONE)
             if repeat >= 0:
-                rows += [row_of(way, running, repeat, *speeds[way], speeds[NONE][0]) for way in engines]
-                for row in rows[-len(engines) :]:
+                rows += [row_of(one, running, repeat, *speeds[i], plain) for i, one in enumerate(contenders)]
+                for row in rows[-len(contenders) :]:
                     print(
                         f"{running:>3} running  {row.way:<28} {row.tokens_per_s:8.0f} tokens/s  {row.ratio:5.2f}x  "
-                        f"{row.acceptance_length:.2f} tokens a pass  time by K {row.time_by_k}"
+                        f"{row.acceptance_length:.2f} tokens a pass  time by K {row.time_by_k}",
+                        flush=True,
                     )
     return rows
 
@@ -159,7 +196,9 @@ async def tokens_per_s(
     return sum(await asyncio.gather(*places)) / seconds
 
 
-def row_of(way: str, running: int, repeat: int, speed: float, steps: Sequence[StepRecord], plain: float) -> Measured:
+def row_of(
+    one: Contender, running: int, repeat: int, speed: float, steps: Sequence[StepRecord], plain: float
+) -> Measured:
     total, passes = sum(step.seconds for step in steps), sum(step.running for step in steps)
 
     def share(seconds: float) -> float:
@@ -167,7 +206,8 @@ def row_of(way: str, running: int, repeat: int, speed: float, steps: Sequence[St
 
     by_k = {k: share(sum(step.seconds for step in steps if step.k == k)) for k in sorted({step.k for step in steps})}
     return Measured(
-        way,
+        one.way,
+        one.twin,
         running,
         repeat,
         round(speed, 1),
@@ -179,44 +219,61 @@ def row_of(way: str, running: int, repeat: int, speed: float, steps: Sequence[St
     )
 
 
-def conclude(rows: Sequence[Measured], names: Sequence[str]) -> None:
-    """The table of medians, and what of the requirements holds."""
-    middle = {
-        (way, running): median(row.ratio for row in rows if (row.way, row.running) == (way, running))
-        for way in names
-        for running in BATCHES
-    }
-    print(f"\n{'ratio to no drafter (median)':<30}" + "".join(f"{running:>8}" for running in BATCHES))
-    for way in names:
-        print(f"{way:<30}" + "".join(f"{middle[way, running]:>8.2f}" for running in BATCHES))
-    fixed = [NONE, *(f"K={k}" for k in LENGTHS[1:])]
-    against_best = {
-        running: middle[GOVERNED, running] / max(middle[way, running] for way in fixed) for running in BATCHES
-    }
-    untrained = {running: middle[UNTRAINED, running] for running in BATCHES}
-    print("governor / best fixed choice: " + ", ".join(f"{n}: {ratio:.2f}" for n, ratio in against_best.items()))
-    print(
-        "governor with an untrained drafter / no drafter: " + ", ".join(f"{n}: {r:.2f}" for n, r in untrained.items())
-    )
+def conclude(rows: Sequence[Measured]) -> None:
+    """The table of medians, and what of the requirements holds, each with its standard error."""
+    print(f"\n{'ratio to no drafter (median)':<30}" + "".join(f"{running:>14}" for running in BATCHES))
+    for way in dict.fromkeys(row.way for row in rows):
+        cells = [spread([row.ratio for row in rows if (row.way, row.running) == (way, n)]) for n in BATCHES]
+        print(f"{way:<30}" + "".join(f"{cell:>14}" for cell in cells))
+    against_best = {running: ratios_to_best(rows, running) for running in BATCHES}
+    untrained = {n: [row.ratio for row in rows if (row.way, row.running) == (UNTRAINED, n)] for n in BATCHES}
+    print("governor / best fixed choice: " + listed(against_best))
+    print("governor with an untrained drafter / no drafter: " + listed(untrained))
+    governed = [median(row.ratio for row in rows if (row.way, row.running) == (GOVERNED, n)) for n in BATCHES[:2]]
+    judged = {"against_best": against_best, "untrained": untrained}
     finish(
         "speculation",
-        ratio=min(middle[GOVERNED, 1], middle[GOVERNED, 2]),
+        ratio=min(governed),
         unit="tokens/s with the governor / without a drafter, the smaller of 1 and 2 running answers",
-        rows=[*map(asdict, rows), {"against_best": against_best, "untrained": untrained}],
+        rows=[*map(asdict, rows), {name: {n: median(r) for n, r in part.items()} for name, part in judged.items()}],
         seed=0,
     )
+
+
+def ratios_to_best(rows: Sequence[Measured], running: int) -> list[float]:
+    """The governor's speed over the best fixed choice's in the same turn, and the same engine where that drafts."""
+    here = [row for row in rows if row.running == running]
+    ratios: list[float] = []
+    for parity in (0, 1):
+        judged = [row for row in here if row.repeat % 2 == parity]
+        others = [row for row in here if row.repeat % 2 != parity] or judged
+        best = max(FIXED, key=lambda way: median(row.ratio for row in others if row.way == way))
+        fixed = {(row.repeat, row.twin): row.ratio for row in judged if row.way == best}
+        for row in judged:
+            if row.way == GOVERNED:
+                ratios.append(row.ratio / (1.0 if best == NONE else fixed[row.repeat, row.twin]))
+    return ratios
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Median and standard error."""
+    error = 1.2533 * stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
+    return f"{median(ratios):.2f} ({error:.2f})"
+
+
+def listed(ratios: Mapping[int, Sequence[float]]) -> str:
+    return ", ".join(f"{running}: {spread(found)}" for running, found in ratios.items())
 
 
 def draw(rows: Sequence[Measured], path: Path) -> None:
     """Ratio to no drafter by the number of running answers: medians as bars, single turns as dots."""
     plt.rcParams.update({"svg.hashsalt": "paceline", "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    names = [name for name in dict.fromkeys(row.way for row in rows) if name != NONE]
-    width = 0.8 / len(names)
-    for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
+    width = 0.8 / len(COLOURS)
+    for number, (name, colour) in enumerate(COLOURS.items()):
         for place, running in enumerate(BATCHES):
             ratios = [row.ratio for row in rows if (row.way, row.running) == (name, running)]
-            x = place + (number - (len(names) - 1) / 2) * width
+            x = place + (number - (len(COLOURS) - 1) / 2) * width
             axes.bar(x, median(ratios), width * 0.9, color=colour, label=None if place else name)
             axes.plot([x] * len(ratios), ratios, ".", color="black", markersize=3)
     axes.axhline(1, color="black", linewidth=0.8)
