@@ -1,4 +1,4 @@
-"""Drafters for the deep target: one that learned from the target's own answers, and the same before it learned.
+"""Drafters for a target: one that learned from the target's own answers, and the same before it learned.
 
 The windows come from one forward pass over sampled answers, as in a run; one in ten is held out to judge the drafter
 by. Both folders are cached beside the target, under a name that holds what they were made with.
@@ -7,7 +7,7 @@ by. Both folders are cached beside the target, under a name that holds what they
 import asyncio
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,24 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """What a target is asked.
+
+    Attributes:
+        questions: from the target, a count and a seed to prompts as token ids.
+        longest: tokens of the longest answer.
+        dtype: of target and drafter.
+    """
+
+    questions: Callable[[Path, int, int], Sequence[tuple[int, ...]]]
+    longest: int
+    dtype: str
+
+
+DEEP = Task(questions, LONGEST, "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
 class DeepDrafter:
     """Folders of the drafter before and after its training."""
 
@@ -46,25 +64,25 @@ class DeepDrafter:
     trained: Path
 
 
-def deep_drafter(target: Path, *, answers: int = ANSWERS, updates: int = UPDATES) -> DeepDrafter:
+def deep_drafter(target: Path, task: Task = DEEP, *, answers: int = ANSWERS, updates: int = UPDATES) -> DeepDrafter:
     """The cached drafters of this target; making them takes minutes."""
     folder = target.parent / f"{target.name}-{KIND}-{answers}-{updates}"
     if not folder.exists():
-        sequences = asyncio.run(sampled_sequences(target, answers))
+        sequences = asyncio.run(sampled_sequences(target, task, answers))
         draft = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(draft, ignore_errors=True)
-        train_drafter(target, windows_of(target, sequences), draft, updates=updates)
+        train_drafter(target, windows_of(target, sequences), draft, task.dtype, updates=updates)
         draft.rename(folder)
     return DeepDrafter(folder / "untrained", folder / "trained")
 
 
-async def started(target: Path, speculation: SpeculationSettings | None = None) -> VllmEngine:
-    """An engine that serves the target in bfloat16 on one core."""
+async def started(target: Path, speculation: SpeculationSettings | None = None, task: Task = DEEP) -> VllmEngine:
+    """An engine that serves the target on one core."""
     engine = VllmEngine(
         EngineSettings(
             str(target),
-            "bfloat16",
-            LONGEST_PROMPT + LONGEST,
+            task.dtype,
+            LONGEST_PROMPT + task.longest,
             max_running=ANSWERS_AT_ONCE,
             threads=1,  # the other core is for the process that asks: two spinning threads would wait for it
             kv_cache_gib=0.3,
@@ -75,29 +93,21 @@ async def started(target: Path, speculation: SpeculationSettings | None = None) 
     return engine
 
 
-async def sample(
-    engine: VllmEngine, prompts: Sequence[tuple[int, ...]], *, running: int, name: str, end: int, seed: int = 0
-) -> list[tuple[int, ...]]:
-    """An answer to each prompt at temperature 1, `running` at a time, up to the token `end`."""
-    places = asyncio.Semaphore(running)
+async def sampled_sequences(target: Path, task: Task, count: int) -> list[tuple[int, ...]]:
+    """Prompts with the target's answers, sampled at temperature 1."""
+    engine, end = await started(target, task=task), end_of_text(target)
+    places = asyncio.Semaphore(ANSWERS_AT_ONCE)
 
-    async def one(index: int, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    async def answered(index: int, prompt: tuple[int, ...]) -> tuple[int, ...]:
         async with places:
-            sampling = Sampling(LONGEST, seed=seed + index, stop_token_ids=(end,))
-            return (await engine.generate(GenerationRequest(f"{name}/{index}", prompt, sampling))).token_ids
+            sampling = Sampling(task.longest, seed=index, stop_token_ids=(end,))
+            return prompt + (await engine.generate(GenerationRequest(f"study/{index}", prompt, sampling))).token_ids
 
-    return list(await asyncio.gather(*(one(index, prompt) for index, prompt in enumerate(prompts))))
-
-
-async def sampled_sequences(target: Path, count: int) -> list[tuple[int, ...]]:
-    """Prompts with the target's answers."""
-    engine = await started(target)
     try:
-        prompts = questions(target, count, seed=1)
-        answers = await sample(engine, prompts, running=ANSWERS_AT_ONCE, name="study", end=end_of_text(target))
+        prompts = task.questions(target, count, 1)
+        return list(await asyncio.gather(*(answered(index, prompt) for index, prompt in enumerate(prompts))))
     finally:
         await engine.shutdown()
-    return [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def windows_of(target: Path, sequences: Sequence[tuple[int, ...]]) -> list[Window]:
@@ -119,7 +129,7 @@ def windows_of(target: Path, sequences: Sequence[tuple[int, ...]]) -> list[Windo
     return windows
 
 
-def train_drafter(target: Path, windows: Sequence[Window], folder: Path, *, updates: int) -> None:
+def train_drafter(target: Path, windows: Sequence[Window], folder: Path, dtype: str, *, updates: int) -> None:
     """Write the drafter to `folder`, ``untrained`` and ``trained``, and print how well it does on held-out windows."""
     source = DraftTarget.of_folder(target)
     tables = source.tables(torch.float32, CPU)
@@ -127,8 +137,10 @@ def train_drafter(target: Path, windows: Sequence[Window], folder: Path, *, upda
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
     identity = identify(source.config, shapes, AutoTokenizer.from_pretrained(target))
     card = DrafterCard(PairingFingerprint.of(KIND, drafter.reads, identity), 0)
-    save_drafter(drafter, card, folder / "untrained", torch.bfloat16)
-    trainer = DrafterTrainer(drafter, DrafterTrainingSettings(learning_rate=1e-3, dtype="bfloat16"), CPU)
+    save_drafter(drafter, card, folder / "untrained", getattr(torch, dtype))
+    trainer = DrafterTrainer(
+        drafter, DrafterTrainingSettings.model_validate({"learning_rate": 1e-3, "dtype": dtype}), CPU
+    )
     chance = random.Random(0)
     held_out, studied = list(windows[::10]), [w for n, w in enumerate(windows) if n % 10]
     done = 0
@@ -139,7 +151,7 @@ def train_drafter(target: Path, windows: Sequence[Window], folder: Path, *, upda
             done += 1
             if done % 50 == 0:
                 print(f"\r{KIND}: {done} updates, acceptance {metrics['acceptance']:.3f}", end="", flush=True)
-    save_drafter(drafter, card, folder / "trained", torch.bfloat16)
+    save_drafter(drafter, card, folder / "trained", getattr(torch, dtype))
     score = trainer.evaluate(held_out, POSITIONS).greedy
     shares = ", ".join(f"{share:.0%}" for share in score.by_position)
     print(f"\ndrafter: {score.accepted:.2f} of {POSITIONS} tokens stay on held-out windows ({shares} by position)")

@@ -115,6 +115,18 @@ def test_sampled_logprobs_are_those_of_a_plain_forward(subject: SpeculatingSubje
     assert len({answer.token_ids for answer in answers}) == 6
 
 
+def test_the_counts_come_with_the_last_token(subject: SpeculatingSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question of its own would keep the answer, and the place that it held, for another step."""
+
+    async def asked(question: str, *arguments: object) -> object:
+        raise AssertionError(f"{question} was asked of the scheduler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subject.vllm, "_ask_scheduler", asked)
+        answer = subject.generate(PROMPT, Sampling(40, temperature=0))
+    assert answer.speculated.drafted > answer.speculated.accepted > 0
+
+
 def test_a_pause_under_the_same_weights_changes_no_token(subject: SpeculatingSubject) -> None:
     calls = [subject.begin(subject.engine.generate(subject.request(PROMPT[i:], GREEDY))) for i in range(4)]
     policies: tuple[KvPolicy, ...] = ("keep", "recompute", "keep", "recompute")
