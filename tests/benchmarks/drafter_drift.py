@@ -11,12 +11,14 @@ training per step, held-out accuracy. With `--figure` the courses are drawn.
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from typing import TypeVar
 
 import matplotlib
 
@@ -31,6 +33,7 @@ from tests.benchmarks.deep_drafter import Task, deep_drafter
 from tests.benchmarks.report import finish
 from tests.benchmarks.whole_run import WholeRun, train_quickstart
 
+Value = TypeVar("Value")
 LENGTH = 2
 PARTS = 5
 ABSENT, FROZEN = "absent", "frozen"
@@ -49,15 +52,16 @@ class Measured:
     """One run.
 
     Attributes:
-        acceptance: mean acceptance length in each fifth of the steps; 1 without a drafter.
-        by_step: the same of each step.
+        acceptance: median acceptance length in each fifth of the steps; 1 without a drafter.
+        by_step: the acceptance length of each step; None where nothing was drafted, as in a step whose answers were all
+            there already.
         training_s_per_step: seconds that the drafter trained and was judged, per step of the target.
     """
 
     drafter: str
     seed: int
     acceptance: list[float]
-    by_step: list[float]
+    by_step: list[float | None]
     seconds_per_step: float
     training_s_per_step: float
     versions: int
@@ -112,25 +116,26 @@ def settings_of(checkpoint: Path, drafter: str, *, steps: int, seed: int) -> lis
 
 
 def measured(ran: WholeRun, drafter: str, seed: int) -> Measured:
-    by_step = [round(row.get("speculation/acceptance_length", 1.0), 3) for row in ran.steps]
+    lengths = [row.get("speculation/acceptance_length", 1.0) for row in ran.steps]
+    by_step = [round(length, 3) if length > 1 else None for length in lengths]
     drafts, evaluated = ran.part("speculation"), ran.summary["eval"]
     assert isinstance(evaluated, dict)
     accuracy = evaluated["held_out"]
-    lengths = [row["response_tokens/mean"] for row in ran.steps]
+    tokens = [row["response_tokens/mean"] for row in ran.steps]
     return Measured(
         drafter,
         seed,
-        [round(fmean(part), 3) for part in parts(by_step)],
+        [round(median([length for length in part if length is not None] or [1.0]), 3) for part in parts(by_step)],
         by_step,
         round(fmean(row["seconds"] for row in ran.steps[1:]), 3),
         round(drafts["training_s"] / len(ran.steps), 3),
         int(drafts["drafter_versions"]),
         [accuracy["start"], accuracy["end"]],
-        [round(fmean(part), 1) for part in parts(lengths)],
+        [round(fmean(part), 1) for part in parts(tokens)],
     )
 
 
-def parts(course: Sequence[float]) -> list[Sequence[float]]:
+def parts(course: Sequence[Value]) -> list[Sequence[Value]]:
     """A course over steps in `PARTS` pieces of nearly the same length."""
     ends = [round(len(course) * part / PARTS) for part in range(PARTS + 1)]
     return [course[begin:end] for begin, end in pairwise(ends)]
@@ -154,7 +159,8 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     for name, colour in COLOURS.items():
         for number, row in enumerate(row for row in rows if row.drafter == name):
-            axes.plot(range(1, len(row.by_step) + 1), row.by_step, color=colour, label=None if number else name)
+            lengths = [math.nan if length is None else length for length in row.by_step]
+            axes.plot(range(1, len(lengths) + 1), lengths, color=colour, label=None if number else name)
     axes.set(xlabel="training step of the target", ylabel=f"tokens per pass at K = {LENGTH}")
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

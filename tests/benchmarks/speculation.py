@@ -1,6 +1,7 @@
 """Tokens per second with and without drafting, for 1 to 32 running answers, on a trained 12-layer target.
 
-    make bench NAME=speculation         or   python -m tests.benchmarks.speculation [--repeats 3]
+    make bench NAME=speculation         or   python -m tests.benchmarks.speculation [--repeats 4]
+                                                                                 [--running 1 2]
 
 All engines (vLLM, bfloat16) are started first and take turns: for each number of running answers, each engine samples
 the same prompts, at temperature 1, for `SECONDS`, before the next number. An answer that ends makes room for the next
@@ -97,20 +98,21 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--running", type=int, nargs="+", default=BATCHES, help="numbers of running answers")
     parser.add_argument("--figure", type=Path, help="draw the ratios into this SVG file")
     arguments = parser.parse_args()
     target = deep_target()
-    rows = asyncio.run(measure(target, deep_drafter(target), arguments.repeats))
+    rows = asyncio.run(measure(target, deep_drafter(target), arguments.running, arguments.repeats))
     conclude(rows)
     if arguments.figure:
         draw(rows, arguments.figure)
 
 
-async def measure(target: Path, drafter: DeepDrafter, repeats: int) -> list[Measured]:
+async def measure(target: Path, drafter: DeepDrafter, batches: Sequence[int], repeats: int) -> list[Measured]:
     with tempfile.TemporaryDirectory() as scratch:
         async with AsyncExitStack() as stack:
             contenders = await all_started(target, drafter, Path(scratch), stack)
-            return await turns(contenders, target, repeats)
+            return await turns(contenders, target, batches, repeats)
 
 
 async def all_started(target: Path, drafter: DeepDrafter, scratch: Path, stack: AsyncExitStack) -> list[Contender]:
@@ -144,12 +146,12 @@ def asked(target: Path, count: int, seed: int) -> list[tuple[int, ...]]:
     return [prompt for prompt in questions(target, count // GROUP, seed) for _ in range(GROUP)]
 
 
-async def turns(contenders: Sequence[Contender], target: Path, repeats: int) -> list[Measured]:
+async def turns(contenders: Sequence[Contender], target: Path, batches: Sequence[int], repeats: int) -> list[Measured]:
     """Every contender at every number of running answers, in turn; what the governors learn on the way they keep."""
     rows: list[Measured] = []
     end, chance = end_of_text(target), random.Random(0)
     for repeat in range(-1, repeats):  # the first round warms up, and is the governors' time to learn
-        for running in BATCHES:
+        for running in batches:
             prompts = asked(target, PROMPTS, seed=3 + repeat)
             speeds: dict[int, tuple[float, Sequence[StepRecord]]] = {}
             order = list(range(len(contenders)))
@@ -221,20 +223,21 @@ def row_of(
 
 def conclude(rows: Sequence[Measured]) -> None:
     """The table of medians, and what of the requirements holds, each with its standard error."""
-    print(f"\n{'ratio to no drafter (median)':<30}" + "".join(f"{running:>14}" for running in BATCHES))
+    batches = sorted({row.running for row in rows})
+    print(f"\n{'ratio to no drafter (median)':<30}" + "".join(f"{running:>14}" for running in batches))
     for way in dict.fromkeys(row.way for row in rows):
-        cells = [spread([row.ratio for row in rows if (row.way, row.running) == (way, n)]) for n in BATCHES]
+        cells = [spread([row.ratio for row in rows if (row.way, row.running) == (way, n)]) for n in batches]
         print(f"{way:<30}" + "".join(f"{cell:>14}" for cell in cells))
-    against_best = {running: ratios_to_best(rows, running) for running in BATCHES}
-    untrained = {n: [row.ratio for row in rows if (row.way, row.running) == (UNTRAINED, n)] for n in BATCHES}
+    against_best = {running: ratios_to_best(rows, running) for running in batches}
+    untrained = {n: [row.ratio for row in rows if (row.way, row.running) == (UNTRAINED, n)] for n in batches}
     print("governor / best fixed choice: " + listed(against_best))
     print("governor with an untrained drafter / no drafter: " + listed(untrained))
-    governed = [median(row.ratio for row in rows if (row.way, row.running) == (GOVERNED, n)) for n in BATCHES[:2]]
+    governed = [median(row.ratio for row in rows if (row.way, row.running) == (GOVERNED, n)) for n in batches[:2]]
     judged = {"against_best": against_best, "untrained": untrained}
     finish(
         "speculation",
         ratio=min(governed),
-        unit="tokens/s with the governor / without a drafter, the smaller of 1 and 2 running answers",
+        unit=f"tokens/s with the governor / without a drafter, the smallest of {batches[:2]} running answers",
         rows=[*map(asdict, rows), {name: {n: median(r) for n, r in part.items()} for name, part in judged.items()}],
         seed=0,
     )
@@ -269,16 +272,16 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
     """Ratio to no drafter by the number of running answers: medians as bars, single turns as dots."""
     plt.rcParams.update({"svg.hashsalt": "paceline", "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    width = 0.8 / len(COLOURS)
+    width, batches = 0.8 / len(COLOURS), sorted({row.running for row in rows})
     for number, (name, colour) in enumerate(COLOURS.items()):
-        for place, running in enumerate(BATCHES):
+        for place, running in enumerate(batches):
             ratios = [row.ratio for row in rows if (row.way, row.running) == (name, running)]
             x = place + (number - (len(COLOURS) - 1) / 2) * width
             axes.bar(x, median(ratios), width * 0.9, color=colour, label=None if place else name)
             axes.plot([x] * len(ratios), ratios, ".", color="black", markersize=3)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="running answers", ylabel="tokens/s, no drafter = 1")
-    axes.set_xticks(range(len(BATCHES)), [str(running) for running in BATCHES])
+    axes.set_xticks(range(len(batches)), [str(running) for running in batches])
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     figure.savefig(path, metadata={"Date": None})
 
