@@ -163,9 +163,8 @@ class DeferredDrafting:
         slot_mappings: object,
     ) -> torch.Tensor | list[list[int]]:
         """[requests, drafted tokens], as vLLM's own method returns them; without any, as drafters on the host do."""
-        nothing: list[list[int]] = [[] for _ in range(common_attn_metadata.batch_size())]
         if self.trouble is not None:
-            return nothing
+            return _nothing(common_attn_metadata)
         step = self._step(scheduler_output, sampled_token_ids, hidden_states, aux_hidden_states, common_attn_metadata)
         for request_id in scheduler_output.finished_req_ids:
             self._backlog.forget(request_id)
@@ -173,7 +172,7 @@ class DeferredDrafting:
             self._backlog.rewind(request_id, start)
         wanted = scheduler_output.num_spec_tokens_to_schedule > 0 or scheduler_output.drafting.attached
         if self.defer and not wanted and self._postpone(step):
-            return nothing
+            return _nothing(common_attn_metadata)
         started = time.monotonic()
         try:
             if self._read_backlog(step):
@@ -194,7 +193,7 @@ class DeferredDrafting:
         if self.trouble is not None:
             self._runner._draft_probs = None
             self._backlog.clear()
-            return nothing
+            return _nothing(common_attn_metadata)
         return drafts
 
     def weights_renewed(self, trouble: str | None) -> None:
@@ -372,3 +371,8 @@ class DeferredDrafting:
     def _shifted(self) -> bool:
         """Whether the drafter reads hidden states, each with the token behind it; a draft model reads tokens alone."""
         return bool(self._proposer.pass_hidden_states_to_model)
+
+
+def _nothing(metadata: CommonAttentionMetadata) -> list[list[int]]:
+    """An empty draft for each request."""
+    return [[] for _ in range(metadata.batch_size())]

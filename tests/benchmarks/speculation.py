@@ -226,13 +226,13 @@ def conclude(rows: Sequence[Measured]) -> None:
     batches = sorted({row.running for row in rows})
     print(f"\n{'ratio to no drafter (median)':<30}" + "".join(f"{running:>14}" for running in batches))
     for way in dict.fromkeys(row.way for row in rows):
-        cells = [spread([row.ratio for row in rows if (row.way, row.running) == (way, n)]) for n in batches]
+        cells = [spread(ratios(rows, way, n)) for n in batches]
         print(f"{way:<30}" + "".join(f"{cell:>14}" for cell in cells))
     against_best = {running: ratios_to_best(rows, running) for running in batches}
-    untrained = {n: [row.ratio for row in rows if (row.way, row.running) == (UNTRAINED, n)] for n in batches}
+    untrained = {n: ratios(rows, UNTRAINED, n) for n in batches}
     print("governor / best fixed choice: " + listed(against_best))
     print("governor with an untrained drafter / no drafter: " + listed(untrained))
-    governed = [median(row.ratio for row in rows if (row.way, row.running) == (GOVERNED, n)) for n in batches[:2]]
+    governed = [median(ratios(rows, GOVERNED, n)) for n in batches[:2]]
     judged = {"against_best": against_best, "untrained": untrained}
     finish(
         "speculation",
@@ -243,29 +243,34 @@ def conclude(rows: Sequence[Measured]) -> None:
     )
 
 
+def ratios(rows: Sequence[Measured], way: str, running: int) -> list[float]:
+    """Those of every turn."""
+    return [row.ratio for row in rows if (row.way, row.running) == (way, running)]
+
+
 def ratios_to_best(rows: Sequence[Measured], running: int) -> list[float]:
     """The governor's speed over the best fixed choice's in the same turn, and the same engine where that drafts."""
     here = [row for row in rows if row.running == running]
-    ratios: list[float] = []
+    found: list[float] = []
     for parity in (0, 1):
         judged = [row for row in here if row.repeat % 2 == parity]
         others = [row for row in here if row.repeat % 2 != parity] or judged
-        best = max(FIXED, key=lambda way: median(row.ratio for row in others if row.way == way))
+        best = max(FIXED, key=lambda way: median(ratios(others, way, running)))
         fixed = {(row.repeat, row.twin): row.ratio for row in judged if row.way == best}
         for row in judged:
             if row.way == GOVERNED:
-                ratios.append(row.ratio / (1.0 if best == NONE else fixed[row.repeat, row.twin]))
-    return ratios
+                found.append(row.ratio / (1.0 if best == NONE else fixed[row.repeat, row.twin]))
+    return found
 
 
-def spread(ratios: Sequence[float]) -> str:
+def spread(found: Sequence[float]) -> str:
     """Median and standard error."""
-    error = 1.2533 * stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
-    return f"{median(ratios):.2f} ({error:.2f})"
+    error = 1.2533 * stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
+    return f"{median(found):.2f} ({error:.2f})"
 
 
-def listed(ratios: Mapping[int, Sequence[float]]) -> str:
-    return ", ".join(f"{running}: {spread(found)}" for running, found in ratios.items())
+def listed(found: Mapping[int, Sequence[float]]) -> str:
+    return ", ".join(f"{running}: {spread(each)}" for running, each in found.items())
 
 
 def draw(rows: Sequence[Measured], path: Path) -> None:
@@ -275,10 +280,10 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
     width, batches = 0.8 / len(COLOURS), sorted({row.running for row in rows})
     for number, (name, colour) in enumerate(COLOURS.items()):
         for place, running in enumerate(batches):
-            ratios = [row.ratio for row in rows if (row.way, row.running) == (name, running)]
+            found = ratios(rows, name, running)
             x = place + (number - (len(COLOURS) - 1) / 2) * width
-            axes.bar(x, median(ratios), width * 0.9, color=colour, label=None if place else name)
-            axes.plot([x] * len(ratios), ratios, ".", color="black", markersize=3)
+            axes.bar(x, median(found), width * 0.9, color=colour, label=None if place else name)
+            axes.plot([x] * len(found), found, ".", color="black", markersize=3)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="running answers", ylabel="tokens/s, no drafter = 1")
     axes.set_xticks(range(len(batches)), [str(running) for running in batches])
